@@ -1,0 +1,43 @@
+"""What every kernel family provides: one instance of a family is a kernel specialised to shapes."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bucketmod.compiler.target import CpuFeatures
+
+TUNED = "bucketmod.tuned"  # PrimFunc attribute: loops are final, no schedule may touch it
+
+TensorShape = tuple[tuple[int, ...], str]  # shape, dtype
+
+
+class Kernel(ABC):
+    """A family is a frozen dataclass of shapes and options that derives from this class.
+
+    Both forms take the inputs, then the outputs, then the scratch buffers, each a ``T.Buffer`` of static shape
+    (destination-passing), and compute the same function.
+    """
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """Symbol prefix for profiles, e.g. ``gemm_nt``."""
+
+    @property
+    @abstractmethod
+    def outputs(self) -> list[TensorShape]:
+        """Shape and dtype of each output."""
+
+    def scratch(self, cpu: CpuFeatures) -> list[TensorShape]:
+        """Buffers that only the tuned form needs; the memory planner places them in the workspace."""
+        return []
+
+    @abstractmethod
+    def portable(self) -> Any:
+        """A ``tirx.PrimFunc`` made of schedulable blocks that TVM's default schedules lower for any target."""
+
+    def tuned(self, cpu: CpuFeatures) -> Any | None:
+        """A ``tirx.PrimFunc`` for this CPU with the attribute ``TUNED``, or None where the portable form serves."""
+        return None

@@ -81,7 +81,7 @@ class _Reader:
         self.constants: dict[Any, View] = {}
         inputs = []
         for parameter in function.params:
-            storage = Storage("input", parameter.name_hint, *tensor_type(parameter.ty))
+            storage = Storage("input", parameter.name, *tensor_type(parameter.ty))
             inputs.append(storage)
             self.values[parameter] = _whole(storage)
         self.result = CallList(inputs)
@@ -96,9 +96,9 @@ class _Reader:
         return self.result
 
     def value(self, expr: Any, var: Any) -> Any:
-        if isinstance(expr, relax.Var):
+        if isinstance(expr, ir.Var):
             return self.values[expr]
-        if isinstance(expr, relax.Constant):
+        if isinstance(expr, ir.GenericConst):
             return self.constant(expr)
         if isinstance(expr, relax.Tuple):
             return [self.value(item, None) for item in expr.fields]
@@ -110,7 +110,7 @@ class _Reader:
 
     def constant(self, expr: Any) -> View:
         if expr not in self.constants:
-            array = np.ascontiguousarray(expr.data.numpy())
+            array = np.ascontiguousarray(expr.value.numpy())
             storage = Storage("constant", f"constant{len(self.constants)}", array.shape, array.dtype.name, array)
             self.constants[expr] = _whole(storage)
         return self.constants[expr]

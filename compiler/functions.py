@@ -14,9 +14,8 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import AttributeProto, FunctionProto, NodeProto, helper, numpy_helper
-
 from bucketmod.compiler.program import DOMAIN, OPSET
+from onnx import AttributeProto, FunctionProto, NodeProto, helper, numpy_helper
 
 _INT_MAX = np.iinfo(np.int64).max
 _INT_MIN = np.iinfo(np.int64).min
@@ -176,7 +175,7 @@ _BODIES: dict[str, Callable[[_Body], None]] = {
 }
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def function(op_type: str) -> FunctionProto:
     """The function of an operator of the domain ``bucketmod``; the result is shared: copy it before a change.
 

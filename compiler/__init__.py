@@ -1,0 +1,37 @@
+"""The ahead-of-time compiler: an ONNX forward program in, an artifact out.
+
+Importing this package imports neither TVM's compiler nor onnxruntime; the modules that need them do so when they run.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from importlib import metadata
+from pathlib import Path
+
+_TOOLS = ("bucketmod", "apache-tvm", "onnxruntime-training-cpu")
+
+
+@functools.lru_cache(maxsize=1)
+def versions() -> str:
+    """One line that names everything that can change the compiled bytes: it is part of every artifact's identity.
+
+    The sources of this package are part of it, so that a changed kernel never meets an old artifact.
+    """
+    names = []
+    for tool in _TOOLS:
+        try:
+            names.append(f"{tool} {metadata.version(tool)}")
+        except metadata.PackageNotFoundError:
+            names.append(f"{tool} missing")
+    return f"{', '.join(names)}, sources {_source_digest()[:16]}"
+
+
+def _source_digest() -> str:
+    root = Path(__file__).parent
+    digest = hashlib.sha256()
+    for path in sorted(root.rglob("*.py")):
+        digest.update(str(path.relative_to(root)).encode())
+        digest.update(path.read_bytes())
+    return digest.hexdigest()

@@ -83,7 +83,7 @@ def entry_function(
 ) -> tirx.PrimFunc:
     """The exported function of an entry point. It checks shapes and dtypes of its arguments, then calls the kernels."""
     buffers = {
-        storage: tirx.decl_buffer(storage.shape or (1,), storage.dtype, f"a{index}")
+        storage: tirx.decl_buffer(storage.shape, storage.dtype, f"a{index}")
         for index, storage in enumerate(entry.arguments)
     }
     workspace = tirx.decl_buffer((max(workspace_bytes, 1),), "uint8", "workspace")

@@ -1,0 +1,81 @@
+"""ONNX program to Relax: one walk over the nodes, one converter each."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+from tvm import ir, relax
+
+from bucketmod.compiler.errors import CompileError, UnsupportedOperatorError
+from bucketmod.compiler.importer import elementwise, matmul, neural, recurrent, reduction, shaping
+from bucketmod.compiler.importer.context import CONVERTERS, ImportContext, Node
+from bucketmod.compiler.program import Program
+from bucketmod.compiler.target import Target
+
+FAMILIES = (elementwise, matmul, neural, recurrent, reduction, shaping)  # importing them fills CONVERTERS
+SEED = "__seed__"
+
+
+def import_program(program: Program, target: Target) -> tuple[ir.IRModule, bool]:
+    """Returns the Relax module, whose ``main`` takes the program's inputs and returns its outputs, and whether a last
+    parameter ``__seed__`` (int64[2]: seed, step) was added for random operators.
+
+    Raises UnsupportedOperatorError, naming the node, for an operator without a converter.
+    """
+    graph = program.model.graph
+    nodes = [Node(proto) for proto in graph.node]
+    _refuse_unknown(nodes)
+    context = ImportContext(target, relax.BlockBuilder())
+    context.arrays = {t.name: onnx.numpy_helper.to_array(t) for t in graph.initializer}
+    parameters = []
+    for index, port in enumerate(program.inputs):
+        variable = relax.Var(f"i{index}", relax.TensorType(port.shape, port.dtype))
+        context.values[port.name] = variable
+        parameters.append(variable)
+    seeded = any(node.op_type == "Dropout" for node in nodes)
+    if seeded:
+        context.seed = relax.Var(SEED, relax.TensorType((2,), "int64"))
+        parameters.append(context.seed)
+    with context.bb.function("main", parameters):
+        with context.bb.dataflow():
+            for node in nodes:
+                _convert(context, node)
+            results = relax.Tuple([context.expr(port.name) for port in program.outputs])
+            output = context.bb.emit_output(results)
+        context.bb.emit_func_output(output)
+    return context.bb.get(), seeded
+
+
+def _refuse_unknown(nodes: list[Node]) -> None:
+    for node in nodes:
+        if (node.domain, node.op_type) not in CONVERTERS and node.op_type != "Constant":
+            raise node.fail("this operator is not built yet")
+
+
+def _convert(context: ImportContext, node: Node) -> None:
+    if node.op_type == "Constant":
+        context.arrays[node.outputs[0]] = _constant_value(node)
+        return
+    try:
+        inputs = [context.expr(name) if name else None for name in node.inputs]
+        results = CONVERTERS[node.domain, node.op_type](context, node, inputs)
+    except CompileError:
+        raise
+    except Exception as error:  # TVM raises many kinds: the node's name is what helps
+        raise UnsupportedOperatorError(
+            f"node {node.name!r} ({node.op_type}): {type(error).__name__}: {error}", node=node.name
+        ) from error
+    if not isinstance(results, list):
+        results = [results]
+    for name, result in zip(node.outputs, results, strict=False):
+        if name:
+            if result is None:
+                raise node.fail(f"output {name!r} is not built")
+            context.values[name] = result
+
+
+def _constant_value(node: Node) -> np.ndarray:
+    value = node.attribute("value")
+    if value is None:
+        raise node.fail("only tensor constants are built")
+    return onnx.numpy_helper.to_array(value)

@@ -1,0 +1,144 @@
+"""Where each tensor of a program lives, and which kernel calls make up each entry point.
+
+Outputs stay in the workspace, gradients go straight into the caller's buffers. What the outputs need runs in
+``forward``; the rest of a training program runs in ``backward``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from tvm import ir, tirx
+
+from bucketmod.compiler.lowering.calls import CallList, KernelCall, Storage, View
+from bucketmod.compiler.lowering.host import EntryPoint
+from bucketmod.compiler.lowering.plan import lifetimes, plan_offsets
+from bucketmod.compiler.program import Port, Program
+
+
+@dataclass
+class Layout:
+    """``names``: manifest name of each argument; ``output_offsets``: bytes in the workspace; ``constants``: by
+    name; ``copies``: kernels added for values that had to move."""
+
+    entries: list[EntryPoint]
+    offsets: dict[Storage, int]
+    workspace_bytes: int
+    names: dict[Storage, str]
+    output_offsets: dict[str, int]
+    constants: dict[str, np.ndarray]
+    seed: Storage | None
+    copies: dict[ir.GlobalVar, tirx.PrimFunc] = field(default_factory=dict)
+
+
+class _Builder:
+    def __init__(self, program: Program, calls: CallList, seeded: bool):
+        self.program, self.calls = program, calls
+        self.names = {storage: port.name for storage, port in zip(calls.inputs, program.inputs, strict=False)}
+        self.seed = calls.inputs[-1] if seeded else None
+        if self.seed is not None:
+            self.names[self.seed] = "__seed__"
+        self.copies: dict[ir.GlobalVar, tirx.PrimFunc] = {}
+        self.tail: list[KernelCall] = []  # copies that run after everything else
+        self.outputs: dict[str, View] = {}
+
+    def place_results(self) -> None:
+        owned: set[Storage] = set()
+        for port, view in zip(self.program.outputs, self.calls.results, strict=True):
+            if port.role == "output":
+                self.outputs[port.name] = self._in_workspace(view)
+        pinned = {view.storage for view in self.outputs.values()}
+        for port, view in zip(self.program.outputs, self.calls.results, strict=True):
+            if port.role != "output":
+                self._in_caller_buffer(port, view, owned, pinned)
+
+    def _in_workspace(self, view: View) -> View:
+        """An output that is an input or a constant is copied: the caller may change those before reading it."""
+        if view.storage.kind == "intermediate":
+            return view
+        storage = Storage("intermediate", f"output.{view.storage.name}", view.shape, view.dtype)
+        return self._copy(view, storage)
+
+    def _in_caller_buffer(self, port: Port, view: View, owned: set[Storage], pinned: set[Storage]) -> None:
+        """A gradient is written by its kernel where the caller wants it, unless something else needs that memory."""
+        direct = view.storage.kind == "intermediate" and view.whole and view.storage not in owned | pinned
+        if direct and port.role == "gradient":
+            view.storage.kind = "gradient"
+            owned.add(view.storage)
+            self.names[view.storage] = port.name
+            return
+        if port.role == "gradient":
+            storage = Storage("gradient", port.name, port.shape, port.dtype)
+            self.names[storage] = port.name
+        else:  # an auxiliary state is replaced in place once all have read it
+            storage = next(s for s, name in self.names.items() if name == port.of)
+        self._copy(view, storage)
+
+    def _copy(self, view: View, storage: Storage) -> View:
+        target = View(storage, 0, view.shape, view.dtype)
+        function = ir.GlobalVar(f"copy_{len(self.copies)}")
+        self.copies[function] = copy_kernel(int(np.prod(view.shape, dtype=np.int64)), view.dtype)
+        self.tail.append(KernelCall(function, [view], [target]))
+        return target
+
+
+def copy_kernel(count: int, dtype: str) -> tirx.PrimFunc:
+    """Copies a flat tensor."""
+    from tvm.script.ir_builder import IRBuilder
+    from tvm.script.ir_builder import tirx as build
+
+    with IRBuilder() as builder:
+        with build.prim_func():
+            source = build.arg("source", build.buffer((count,), dtype))
+            target = build.arg("target", build.buffer((count,), dtype))
+            with build.serial(count) as i:
+                build.buffer_store(target, source[i], [i])
+    return builder.get()
+
+
+def _needed(calls: list[KernelCall], outputs: dict[str, View]) -> list[bool]:
+    """Which calls the outputs depend on."""
+    wanted = {view.storage for view in outputs.values()}
+    needed = [False] * len(calls)
+    for index in range(len(calls) - 1, -1, -1):
+        call = calls[index]
+        if any(view.storage in wanted for view in call.writes):
+            needed[index] = True
+            wanted.update(view.storage for view in call.reads)
+    return needed
+
+
+def _entry(name: str, calls: list[KernelCall]) -> EntryPoint:
+    """Arguments are whatever the calls touch outside of the workspace, in order of first use."""
+    arguments: dict[Storage, None] = {}
+    for call in calls:
+        for view in (*call.reads, *call.writes):
+            if view.storage.kind != "intermediate":
+                arguments[view.storage] = None
+    return EntryPoint(name, list(arguments), calls)
+
+
+def lay_out(program: Program, calls: CallList, seeded: bool, mode: str) -> Layout:
+    """Plans memory and entry points of a lowered program."""
+    builder = _Builder(program, calls, seeded)
+    builder.place_results()
+    everything = [*calls.calls, *builder.tail]
+    if mode == "infer":
+        ordered = [everything]
+        names = ["infer"]
+    else:
+        needed = _needed(everything, builder.outputs)
+        ordered = [[c for c, n in zip(everything, needed, strict=True) if n is which] for which in (True, False)]
+        names = ["forward", "backward"]
+    entries = [_entry(name, part) for name, part in zip(names, ordered, strict=True)]
+    pinned = {view.storage for view in builder.outputs.values()}
+    offsets, total = plan_offsets(lifetimes([call for part in ordered for call in part], pinned))
+    constants: dict[str, np.ndarray] = {}
+    for entry in entries:
+        for storage in entry.arguments:
+            if storage.kind == "constant" and storage.value is not None:
+                builder.names[storage] = storage.name
+                constants[storage.name] = storage.value
+    output_offsets = {name: offsets[view.storage] + view.offset for name, view in builder.outputs.items()}
+    return Layout(entries, offsets, total, builder.names, output_offsets, constants, builder.seed, builder.copies)

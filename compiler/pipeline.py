@@ -1,0 +1,167 @@
+"""The compiler from end to end: the ordered list of what happens to a program on its way to an artifact."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import io
+import logging
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tvm
+from tvm import ir, relax, tirx
+
+from bucketmod.compiler import versions
+from bucketmod.compiler.gradient import differentiate
+from bucketmod.compiler.graph.constants import fold_constants
+from bucketmod.compiler.graph.recurrences import find_recurrences, normalize_recurrences
+from bucketmod.compiler.importer.importer import SEED, import_program
+from bucketmod.compiler.kernels.kernel import TUNED
+from bucketmod.compiler.lowering.calls import read_calls
+from bucketmod.compiler.lowering.host import BUILD_CONFIG, build_module
+from bucketmod.compiler.lowering.layout import Layout, lay_out
+from bucketmod.compiler.passes.schedule_cpu import schedule_cpu
+from bucketmod.compiler.passes.vector_math import vector_math
+from bucketmod.compiler.program import Program
+from bucketmod.compiler.target import Target, parse_target
+from bucketmod.runtime.artifact import Manifest, TensorSpec
+
+logger = logging.getLogger(__name__)
+
+MODES = ("train", "infer")
+_VIEWS = ["relax.reshape", "relax.memory.view"]  # they cost nothing: lowering reads them as another shape
+
+
+@dataclass
+class CompiledProgram:
+    """An artifact before it is stored: its manifest, and the bytes of each file beside it."""
+
+    manifest: Manifest
+    files: dict[str, bytes] = field(default_factory=dict)
+
+
+def graph_phase(program: Program, mode: str, wrt: Sequence[str]) -> Program:
+    """ONNX to ONNX: recurrences are found before differentiation, so that a loop is differentiated as a loop."""
+    program = fold_constants(find_recurrences(normalize_recurrences(program)))
+    if mode == "train":
+        program = fold_constants(differentiate(program, wrt))
+    return program
+
+
+def relax_phase(module: ir.IRModule) -> ir.IRModule:
+    """Relax operators to kernels: what was not emitted as a kernel is legalized and fused."""
+    transform = relax.transform
+    passes = [
+        transform.DeadCodeElimination(["main"]),
+        transform.LegalizeOps(skip_ops=_VIEWS),
+        transform.AnnotateTIROpPattern(),
+        transform.FuseOps(),
+        transform.FuseTIR(),
+        transform.DeadCodeElimination(["main"]),
+        transform.ToNonDataflow(),
+    ]
+    return tvm.transform.Sequential(passes)(module)
+
+
+def schedule_phase(module: ir.IRModule, target: Target) -> dict[ir.GlobalVar, tirx.PrimFunc]:
+    """Loops for this CPU: tuned kernels have theirs already."""
+    assert target.cpu is not None
+    functions = {}
+    for var, function in module.functions_items():
+        if isinstance(function, tirx.PrimFunc):
+            tuned = function.attrs is not None and TUNED in function.attrs
+            functions[var] = function if tuned else schedule_cpu(vector_math(function, target.cpu), target.cpu)
+    return functions
+
+
+def compile_program(program: Program, mode: str, wrt: Sequence[str], target_name: str) -> CompiledProgram:
+    """Compiles a forward program.
+
+    ``mode``: "train" (entries ``forward`` and ``backward``) or "infer" (entry ``infer``); ``wrt``: inputs whose
+    gradients are wanted, for "train". Raises CompileError (or a class of it) naming the node at fault, and
+    NotImplementedError for CUDA targets, whose programs can be built (see ``compiler.cuda``) but not run yet.
+    """
+    if mode not in MODES:
+        raise ValueError(f"mode {mode!r}: expected one of {MODES}")
+    target = parse_target(target_name)
+    if target.cpu is None:
+        raise NotImplementedError(f"running on {target.name} is not built yet: CUDA execution comes in a later version")
+    started = time.perf_counter()
+    program = graph_phase(program, mode, wrt)
+    logger.debug("%d nodes after the graph phase", len(program.model.graph.node))
+    with target.tvm(), tvm.transform.PassContext(opt_level=3, config=BUILD_CONFIG):
+        module, seeded = import_program(program, target)
+        module = relax_phase(module)
+        functions = schedule_phase(module, target)
+        layout = lay_out(program, read_calls(module["main"]), seeded, mode)
+        functions.update(layout.copies)
+        library = build_library(build_module(functions, layout.entries, layout.offsets, layout.workspace_bytes), target)
+    manifest = describe(program, layout, mode, target, time.perf_counter() - started)
+    return package(manifest, library, layout.constants)
+
+
+def build_library(module: ir.IRModule, target: Target) -> bytes:
+    """Machine code as a relocatable object."""
+    built = tvm.compile(module, target=target.tvm())
+    with tempfile.TemporaryDirectory(prefix="bucketmod-build-") as folder:
+        path = Path(folder, "module.o")
+        built.mod.write_to_file(str(path))
+        return path.read_bytes()
+
+
+def describe(program: Program, layout: Layout, mode: str, target: Target, seconds: float) -> Manifest:
+    """The manifest, but for the names and digests of the files."""
+    assert target.cpu is not None
+    entries = {entry.name: [layout.names[storage] for storage in entry.arguments] for entry in layout.entries}
+    tensors = [
+        TensorSpec(name=port.name, role=port.role, shape=port.shape, dtype=port.dtype, of=port.of, offset=None)
+        for port in program.inputs
+    ]
+    if layout.seed is not None:
+        tensors.append(TensorSpec(name=SEED, role="seed", shape=(2,), dtype="int64", of="", offset=None))
+    for name, value in layout.constants.items():
+        tensors.append(TensorSpec(name=name, role="constant", shape=value.shape, dtype=value.dtype.name, of="",
+                                   offset=None))  # fmt: skip
+    for port in program.outputs:
+        tensors.append(TensorSpec(name=port.name, role=port.role, shape=port.shape, dtype=port.dtype, of=port.of,
+                                   offset=layout.output_offsets.get(port.name)))  # fmt: skip
+    return Manifest(
+        mode=mode,
+        target=target.name,
+        cpu_flags=target.cpu.flags,
+        library="",
+        library_sha256="",
+        constants_sha256="",
+        workspace_bytes=layout.workspace_bytes,
+        nodes=sum(len(entry.calls) for entry in layout.entries),
+        compile_seconds=seconds,
+        compiler=versions(),
+        model_digest=program.digest(),
+        tensors=tuple(tensors),
+        entries={name: tuple(arguments) for name, arguments in entries.items()},
+    )
+
+
+def package(manifest: Manifest, library: bytes, constants: dict[str, np.ndarray]) -> CompiledProgram:
+    """Links the library and names the files in the manifest."""
+    from bucketmod.compiler.linker import link
+
+    name, data = link(library)
+    files = {name: data}
+    digest = ""
+    if constants:
+        buffer = io.BytesIO()
+        arrays: dict[str, Any] = dict(constants)
+        np.savez(buffer, **arrays)
+        files["constants.npz"] = buffer.getvalue()
+        digest = hashlib.sha256(files["constants.npz"]).hexdigest()
+    manifest = dataclasses.replace(
+        manifest, library=name, library_sha256=hashlib.sha256(data).hexdigest(), constants_sha256=digest
+    )
+    return CompiledProgram(manifest, files)

@@ -1,0 +1,54 @@
+"""A compile worker: ``python -m bucketmod.compiler.worker``.
+
+Reads one job a line from standard input (JSON: program, mode, wrt, target, folder) and answers one line each:
+``{"ok": true, "seconds": s}`` with the artifact written into ``folder``, or ``{"ok": false, "error": text}``. It lives
+in a process of its own, so that neither TVM's compiler nor onnxruntime is ever loaded by the user's process, and a
+crash in them ends a job and not a training run.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+import traceback
+from pathlib import Path
+from typing import Any, TextIO
+
+
+def run_job(job: dict[str, Any]) -> dict[str, Any]:
+    """Compiles one program and writes its artifact; errors of the user's making come back as one readable text."""
+    from bucketmod.compiler.errors import CompileError
+
+    started = time.perf_counter()
+    try:
+        from bucketmod.compiler.artifact_writer import write_artifact
+        from bucketmod.compiler.pipeline import compile_program
+        from bucketmod.compiler.program import Program
+
+        program = Program.from_bytes(Path(job["program"]).read_bytes())
+        compiled = compile_program(program, job["mode"], job["wrt"], job["target"])
+        write_artifact(compiled.manifest, compiled.files, Path(job["folder"]))
+    except (CompileError, NotImplementedError, ImportError, ValueError) as error:
+        return {"ok": False, "error": str(error) or type(error).__name__, "kind": type(error).__name__}
+    except Exception as error:  # a defect of ours or of TVM: keep the trace, it is what a report needs
+        detail = traceback.format_exc(limit=-8)
+        return {"ok": False, "error": f"{type(error).__name__}: {error}\n{detail}", "kind": "internal"}
+    return {"ok": True, "seconds": time.perf_counter() - started}
+
+
+def serve(jobs: TextIO, answers: TextIO) -> None:
+    for line in jobs:
+        answers.write(json.dumps(run_job(json.loads(line))) + "\n")
+        answers.flush()
+
+
+def main() -> None:
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # whatever libraries print goes to standard error, not between the answers
+    serve(sys.stdin, answers)
+
+
+if __name__ == "__main__":
+    main()

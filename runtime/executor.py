@@ -1,0 +1,176 @@
+"""Runs one bound artifact: a bucket's training or inference program over shared buffers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from bucketmod.runtime.artifact import Artifact, TensorSpec
+from bucketmod.runtime.errors import ArtifactError
+from bucketmod.runtime.parameter_store import ParameterStore
+from bucketmod.runtime.tvm_runtime import tensor
+from bucketmod.runtime.workspace import InputBuffers, Workspace
+
+
+class Executor:
+    """Binds the entries of an artifact to a store, a workspace and input buffers.
+
+    The argument list of every entry is made once (and again only when shared memory grew): a step is one call into the
+    library, however many kernels it runs.
+
+    ``accumulate``: names of inputs whose gradients add up over backward passes instead of being overwritten.
+    """
+
+    def __init__(
+        self,
+        artifact: Artifact,
+        store: ParameterStore,
+        workspace: Workspace,
+        inputs: InputBuffers,
+        accumulate: frozenset[str] = frozenset(),
+    ):
+        manifest = artifact.manifest
+        expected = {"train": ("forward", "backward"), "infer": ("infer",)}.get(manifest.mode, ())
+        if not expected or set(manifest.entries) != set(expected):
+            raise ArtifactError(f"{artifact.folder}: mode {manifest.mode!r} with entries {sorted(manifest.entries)}")
+        self.artifact = artifact
+        self.store = store
+        self.trains = manifest.mode == "train"
+        self._workspace = workspace
+        self._inputs = inputs
+        self._accumulate = accumulate
+        self._functions = [artifact.function(name) for name in expected]
+        self._entries = [manifest.entries[name] for name in expected]
+        self._output_specs = manifest.by_role("output")
+        self._head_specs = {spec.of: spec for spec in manifest.by_role("head_gradient")}
+        self._gradient_specs = {spec.of: spec for spec in manifest.by_role("gradient")}
+        self._parameters = {spec.name for spec in manifest.by_role("parameter")}
+        self._arrays: dict[str, np.ndarray] = {}
+        self._calls: list[tuple[Any, ...]] | None = None
+        self._sums: list[tuple[np.ndarray, np.ndarray]] = []
+        self._input_gradients: dict[str, np.ndarray] = {}
+        self._seed: np.ndarray | None = None
+        self._kept = False  # whether the workspace holds what backward needs
+
+    @property
+    def output_shapes(self) -> list[tuple[str, tuple[int, ...]]]:
+        """Names and shapes of the outputs, in order."""
+        return [(spec.name, spec.shape) for spec in self._output_specs]
+
+    def release(self) -> None:
+        """Drops every view of shared memory; called when that memory is about to move."""
+        self._calls = None
+        self._arrays = {}
+        self._sums = []
+        self._seed = None
+
+    def input(self, name: str) -> np.ndarray | None:
+        """The buffer of a data, label or state input, to be written before ``forward``; None when the program does not
+        use an input of this name. Valid until another bucket needs a larger one: ask again for each step."""
+        if self._calls is None:
+            self._bind()
+        return self._arrays.get(name)
+
+    def forward(self, seed: tuple[int, int] = (0, 0)) -> None:
+        """Runs inference, or the forward part of training. ``seed``: for random numbers, (seed, number of the step)."""
+        calls = self._calls or self._bind()
+        if self._seed is not None:
+            self._seed[:] = seed
+        self._workspace.owner = self
+        self._functions[0](*calls[0])
+        self._kept = self.trains
+
+    def backward(self, head_gradients: Mapping[str, np.ndarray] | None = None) -> None:
+        """Computes the gradients of the last forward, which must have been of this executor (RuntimeError otherwise).
+
+        A second call runs that forward again first: the first one used up what it had kept.
+
+        ``head_gradients``: output name -> gradient with the output's shape. Loss outputs need none (theirs are ignored
+        unless the loss takes one). ValueError when one is missing or has another shape.
+        """
+        calls = self._own_results("backward")
+        if not self.trains:
+            raise RuntimeError("backward needs a training program, this one was compiled for inference")
+        for of, spec in self._head_specs.items():
+            given = None if head_gradients is None else head_gradients.get(of)
+            if given is None:
+                raise ValueError(f"output {of!r} is not a loss: backward needs its gradient, shape {spec.shape}")
+            if tuple(given.shape) != spec.shape:
+                raise ValueError(f"gradient of output {of!r} has shape {tuple(given.shape)}, expected {spec.shape}")
+            self._arrays[spec.name][...] = given
+        if not self._kept:
+            self._functions[0](*calls[0])
+        self._kept = False
+        self._functions[1](*calls[1])
+        for total, part in self._sums:
+            np.add(total, part, out=total)
+
+    def outputs(self) -> list[np.ndarray]:
+        """The outputs in order: views of the workspace, valid until any program runs in it.
+
+        RuntimeError when there are none: before the first forward, or after another program's.
+        """
+        self._own_results("outputs")
+        return [self._arrays[spec.name] for spec in self._output_specs]
+
+    def gradient(self, name: str) -> np.ndarray:
+        """Gradient of the input ``name`` after ``backward``; KeyError when the program does not compute it."""
+        if name in self._parameters:
+            return self.store.gradients[name]
+        if name in self._accumulate:
+            return self._input_gradients[name]
+        self._own_results("gradient")
+        return self._arrays[self._gradient_specs[name].name]
+
+    def _own_results(self, wanted: str) -> list[tuple[Any, ...]]:
+        """The argument lists, if the workspace still holds what this executor's forward left there."""
+        if self._calls is None or self._workspace.owner is not self:
+            raise RuntimeError(
+                f"{wanted}: no results of this bucket: no forward ran yet, or another bucket (or mode) ran after it "
+                "and wrote over them; call forward first, and copy outputs that must last longer"
+            )
+        return self._calls
+
+    def _bind(self) -> list[tuple[Any, ...]]:
+        manifest = self.artifact.manifest
+        memory = self._workspace.borrow(self, max(manifest.workspace_bytes, 1))
+        arrays = {spec.name: self._array(spec, memory) for spec in manifest.tensors}
+        # The library sees a scalar as a vector of one element.
+        tensors = {name: tensor(array if array.shape else array.reshape(1)) for name, array in arrays.items()}
+        tail = (tensor(memory),)
+        self._arrays = arrays
+        calls = self._calls = [tuple(tensors[name] for name in entry) + tail for entry in self._entries]
+        self._sums = self._find_sums(arrays)
+        seeds = manifest.by_role("seed")
+        self._seed = arrays[seeds[0].name] if seeds else None
+        return calls
+
+    def _array(self, spec: TensorSpec, memory: np.ndarray) -> np.ndarray:
+        if spec.role == "constant":
+            return self.artifact.constants[spec.name]
+        if spec.offset is not None:
+            view = memory[spec.offset : spec.offset + spec.nbytes]
+            return view.view(spec.dtype).reshape(spec.shape)
+        if spec.role == "parameter":
+            return self.store.parameter(spec.name, spec.shape, spec.dtype)
+        if spec.role == "auxiliary":
+            return self.store.auxiliary_state(spec.of or spec.name, spec.shape, spec.dtype)
+        if spec.role == "gradient" and spec.of in self._parameters:
+            if spec.of in self._accumulate:
+                return self.store.partial_gradient(spec.of, spec.shape, spec.dtype)
+            return self.store.gradient(spec.of, spec.shape, spec.dtype)
+        return self._inputs.borrow(self, f"{spec.role}:{spec.name}", spec.shape, spec.dtype)
+
+    def _find_sums(self, arrays: dict[str, np.ndarray]) -> list[tuple[np.ndarray, np.ndarray]]:
+        """(total, part of one pass) for each gradient that adds up."""
+        sums = []
+        for of in sorted(self._accumulate & set(self._gradient_specs)):
+            spec = self._gradient_specs[of]
+            if of in self._parameters:
+                total = self.store.gradient(of, spec.shape, spec.dtype)
+            else:
+                total = self._input_gradients.setdefault(of, np.zeros(spec.shape, spec.dtype))
+            sums.append((total, arrays[spec.name]))
+        return sums

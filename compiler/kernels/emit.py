@@ -1,0 +1,49 @@
+"""Puts a kernel into the Relax function under construction."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from tvm import relax
+
+from bucketmod.compiler.kernels.kernel import Kernel, TensorShape
+
+
+def emit_kernel(context: Any, kernel: Kernel, args: Sequence[Any]) -> list[Any]:
+    """Emits one call of ``kernel`` with the inputs ``args`` into ``context.bb`` and returns its outputs.
+
+    On a CPU the tuned form is taken where there is one. Equal kernels share one function of the module
+    (``context.functions``). An argument whose shape differs from the kernel's but not its size is reshaped. Scratch
+    buffers of the tuned form become outputs of the call that nothing reads, so the memory plan gives them a place.
+    """
+    if kernel not in context.functions:
+        context.functions[kernel] = _add_function(context, kernel)
+    function, inputs, outputs = context.functions[kernel]
+    if len(args) != len(inputs):
+        raise ValueError(f"kernel {kernel.name} takes {len(inputs)} inputs, got {len(args)}")
+    args = [_shaped(context, arg, shape) for arg, shape in zip(args, inputs, strict=True)]
+    types = [relax.TensorType(shape, dtype) for shape, dtype in outputs]
+    call = context.bb.emit(relax.call_tir(function, args, out_ty=types if len(types) > 1 else types[0]))
+    if len(types) == 1:
+        return [call]
+    return [context.bb.emit(relax.TupleGetItem(call, i)) for i in range(len(kernel.outputs))]
+
+
+def _add_function(context: Any, kernel: Kernel) -> tuple[Any, list[tuple[int, ...]], list[TensorShape]]:
+    """Returns the global variable, the shapes of the inputs, and shape and dtype of everything the function writes."""
+    cpu = context.target.cpu
+    function = kernel.tuned(cpu) if cpu is not None else None
+    outputs = list(kernel.outputs)
+    if function is None:
+        function = kernel.portable()
+    else:
+        outputs += kernel.scratch(cpu)
+    inputs = [tuple(int(d) for d in buffer.shape) for buffer in function.params[: -len(outputs)]]
+    return context.bb.add_func(function.without_attr("global_symbol"), kernel.name), inputs, outputs
+
+
+def _shaped(context: Any, arg: Any, shape: tuple[int, ...]) -> Any:
+    if tuple(int(d) for d in arg.ty.shape) == shape:
+        return arg
+    return context.bb.emit(relax.op.reshape(arg, shape))

@@ -87,7 +87,9 @@ def binary(name: str, lhs: np.ndarray | Scalar, rhs: np.ndarray | Scalar, out: n
 def _operands(name: str, lhs: np.ndarray | Scalar, rhs: np.ndarray | Scalar) -> tuple[Any, Any, np.dtype]:
     if isinstance(lhs, np.ndarray) and isinstance(rhs, np.ndarray):
         if lhs.dtype != rhs.dtype:
-            raise MXNetError(f"{name}: arrays of {lhs.dtype} and {rhs.dtype}; make the dtypes equal with astype() first")
+            raise MXNetError(
+                f"{name}: arrays of {lhs.dtype} and {rhs.dtype}; make the dtypes equal with astype() first"
+            )
         return lhs, rhs, lhs.dtype
     if isinstance(lhs, np.ndarray):
         return lhs, cast_scalar(rhs, lhs.dtype), lhs.dtype

@@ -1,4 +1,4 @@
-"""Functions that make arrays. Shapes are ints or tuples, ``dtype`` defaults to float32, ``ctx`` to the current context."""
+"""Functions that make arrays. Shapes: ints or tuples; ``dtype`` defaults to float32, ``ctx`` to the current context."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from bucketmod.runtime.memory import aligned_empty
 
 def empty(shape: int | Sequence[int], ctx: Context | None = None, dtype: DTypeLike | None = None) -> NDArray:
     """An array with undefined contents."""
-    return NDArray(aligned_empty(shape, resolve_dtype(dtype)), ctx)
+    sizes = (int(shape),) if isinstance(shape, (int, np.integer)) else tuple(int(n) for n in shape)
+    return NDArray(aligned_empty(sizes, resolve_dtype(dtype)), ctx)
 
 
 def full(
@@ -97,7 +98,12 @@ def arange(
 
 
 def linspace(
-    start: float, stop: float, num: int, endpoint: bool = True, ctx: Context | None = None, dtype: DTypeLike | None = None
+    start: float,
+    stop: float,
+    num: int,
+    endpoint: bool = True,
+    ctx: Context | None = None,
+    dtype: DTypeLike | None = None,
 ) -> NDArray:
     """``num`` evenly spaced numbers from ``start`` to ``stop``."""
     return array(np.linspace(start, stop, num, endpoint), ctx, resolve_dtype(dtype))

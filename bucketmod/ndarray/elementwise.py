@@ -21,7 +21,12 @@ _BROADCAST_NAMES = {
     "divide": ("broadcast_div", "true_divide"),
     "modulo": ("broadcast_mod",),
 }
-_ELEMENTWISE_NAMES = {"add": "elemwise_add", "subtract": "elemwise_sub", "multiply": "elemwise_mul", "divide": "elemwise_div"}
+_ELEMENTWISE_NAMES = {
+    "add": "elemwise_add",
+    "subtract": "elemwise_sub",
+    "multiply": "elemwise_mul",
+    "divide": "elemwise_div",
+}
 
 
 def _binary_function(name: str) -> None:
@@ -39,7 +44,9 @@ def _binary_function(name: str) -> None:
 def _same_shape(name: str) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
     def function(lhs: np.ndarray, rhs: np.ndarray) -> np.ndarray:
         if lhs.shape != rhs.shape:
-            raise MXNetError(f"{_ELEMENTWISE_NAMES[name]}: shapes {lhs.shape} and {rhs.shape} differ; use broadcast_{name}")
+            raise MXNetError(
+                f"{_ELEMENTWISE_NAMES[name]}: shapes {lhs.shape} and {rhs.shape} differ; use broadcast_{name}"
+            )
         return binary(name, lhs, rhs)
 
     function.__doc__ = f"{name} of two arrays of one shape."

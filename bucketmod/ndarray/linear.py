@@ -83,7 +83,7 @@ def softmax_output(data: np.ndarray, label: np.ndarray, multi_output: bool = Fal
 
 @operation(name="L2Normalization")
 def l2_normalization(data: np.ndarray, eps: float = 1e-10, mode: str = "instance") -> np.ndarray:
-    """Divided by the root of the sum of squares over everything but the batch (instance), axis 1 (channel) or the rest."""
+    """Divided by the root of the sum of squares over all but the batch (instance), axis 1 (channel) or the rest."""
     axes = {"instance": tuple(range(1, data.ndim)), "channel": (1,), "spatial": tuple(range(2, data.ndim))}
     if mode not in axes:
         raise MXNetError(f"L2Normalization: mode {mode!r} is none of {', '.join(axes)}")

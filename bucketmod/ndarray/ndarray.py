@@ -238,7 +238,9 @@ class NDArray:
             try:
                 value = np.asarray(value, dtype=self._data.dtype)
             except (TypeError, ValueError) as error:
-                raise TypeError(f"cannot assign {value!r} of {type(value)} to an array of {self.dtype.__name__}") from error
+                raise TypeError(
+                    f"cannot assign {value!r} of {type(value)} to an array of {self.dtype.__name__}"
+                ) from error
         with np.errstate(invalid="ignore"):
             self._data[key] = value
 
@@ -246,7 +248,9 @@ class NDArray:
 
     def __bool__(self) -> bool:
         if self.size != 1:
-            raise ValueError(f"the truth value of an NDArray of shape {self.shape} is not defined; it needs one element")
+            raise ValueError(
+                f"the truth value of an NDArray of shape {self.shape} is not defined; it needs one element"
+            )
         return bool(self.asscalar())
 
     __hash__ = object.__hash__
@@ -355,7 +359,7 @@ def _at_least_1d(found: Any) -> np.ndarray:
 def _index_key(key: Any) -> tuple[tuple[Any, ...], bool]:
     """The numpy index for ``key`` as a tuple, and whether it is basic (integers, slices, None and Ellipsis only).
 
-    Arrays of numbers index by their values, floats included. ValueError for boolean masks, which MXNet reads as 0 and 1.
+    Arrays of numbers index by their values, floats included. ValueError for boolean masks (MXNet reads them as 0, 1).
     """
     parts: list[Any] = []
     basic = True

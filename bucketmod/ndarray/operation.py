@@ -1,7 +1,8 @@
 """How a function on numpy arrays becomes a function of ``mx.nd`` and, where MXNet has one, a method of NDArray.
 
-The families (``elementwise``, ``reduction``, ...) hold plain numpy functions; ``@operation`` lifts each: NDArray arguments
-become their numpy views, the result becomes an aligned NDArray of its own memory, and ``out=`` and ``name=`` are added.
+The families (``elementwise``, ``reduction``, ...) hold plain numpy functions; ``@operation`` lifts each: NDArray
+arguments become their numpy views, the result becomes an aligned NDArray of its own memory, and ``out=`` and ``name=``
+are added.
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ from bucketmod.runtime.memory import aligned_empty
 OPERATIONS: dict[str, Callable[..., Any]] = {}  # everything that mx.nd offers beside the functions that create arrays
 
 
-def operation(*aliases: str, fluent: bool = False, name: str | None = None) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def operation(
+    *aliases: str, fluent: bool = False, name: str | None = None
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Registers the decorated numpy function in ``OPERATIONS`` under its name and ``aliases``; lifted as said above.
 
     ``fluent`` makes it a method of NDArray too. ``name`` replaces the function's own name (for names such as ``max``
@@ -43,7 +46,9 @@ def operation(*aliases: str, fluent: bool = False, name: str | None = None) -> C
             views = [item.numpy_view() for item in operands]
             if isinstance(result, (list, tuple)):
                 targets = out if out is not None else [None] * len(result)
-                return [_deliver(public, part, target, views, context) for part, target in zip(result, targets, strict=True)]
+                return [
+                    _deliver(public, part, target, views, context) for part, target in zip(result, targets, strict=True)
+                ]
             return _deliver(public, result, out, views, context)
 
         lifted.__name__ = lifted.__qualname__ = public
@@ -57,7 +62,12 @@ def operation(*aliases: str, fluent: bool = False, name: str | None = None) -> C
 
 
 def _arrays(values: Any) -> list[NDArray]:
-    return [item for value in values for item in (value if isinstance(value, (list, tuple)) else [value]) if isinstance(item, NDArray)]
+    return [
+        item
+        for value in values
+        for item in (value if isinstance(value, (list, tuple)) else [value])
+        if isinstance(item, NDArray)
+    ]
 
 
 def _unwrap(value: Any) -> Any:
@@ -76,7 +86,11 @@ def _deliver(name: str, result: Any, out: NDArray | None, views: list[np.ndarray
             raise MXNetError(f"nd.{name}: the result has shape {found.shape}, out has shape {out.shape}")
         np.copyto(out.numpy_view(), found, casting="unsafe")
         return out
-    if found.flags.c_contiguous and found.ctypes.data % 64 == 0 and not any(np.may_share_memory(found, v) for v in views):
+    if (
+        found.flags.c_contiguous
+        and found.ctypes.data % 64 == 0
+        and not any(np.may_share_memory(found, v) for v in views)
+    ):
         return NDArray(found, context)
     own = aligned_empty(found.shape, found.dtype)
     np.copyto(own, found)

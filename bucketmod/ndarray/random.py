@@ -102,7 +102,8 @@ def uniform(
     """
 
     def draw(generator: np.random.Generator, wanted: tuple[int, ...], low: Any, high: Any) -> np.ndarray:
-        return generator.random(wanted, np.float32) * np.subtract(high, low, dtype=np.float32) + np.asarray(low, np.float32)
+        width = np.subtract(high, low, dtype=np.float32)
+        return generator.random(wanted, np.float32) * width + np.asarray(low, np.float32)
 
     return _sample(draw, (low, high), shape, dtype, ctx, out)
 
@@ -114,7 +115,8 @@ def normal(
     """Samples from the normal distribution with mean ``loc`` and standard deviation ``scale``; as ``uniform``."""
 
     def draw(generator: np.random.Generator, wanted: tuple[int, ...], loc: Any, scale: Any) -> np.ndarray:
-        return generator.standard_normal(wanted, np.float32) * np.asarray(scale, np.float32) + np.asarray(loc, np.float32)
+        samples = generator.standard_normal(wanted, np.float32)
+        return samples * np.asarray(scale, np.float32) + np.asarray(loc, np.float32)
 
     return _sample(draw, (loc, scale), shape, dtype, ctx, out)
 
@@ -143,7 +145,9 @@ def shuffle(data: NDArray, **kwargs: Any) -> NDArray:
     return array(NDArray(data.numpy_view()[order], data.context), data.context)
 
 
-def multinomial(data: NDArray, shape: Any = _Null, get_prob: bool = False, dtype: DTypeLike = "int32", **_: Any) -> NDArray:
+def multinomial(
+    data: NDArray, shape: Any = _Null, get_prob: bool = False, dtype: DTypeLike = "int32", **_: Any
+) -> NDArray:
     """Class numbers drawn from the probabilities on the last axis of ``data``; ``shape`` samples for each row."""
     if get_prob:
         raise NotImplementedError("multinomial: get_prob=True is not supported")

@@ -94,7 +94,9 @@ def sort(data: np.ndarray, axis: int | None = -1, is_ascend: bool = True) -> np.
 
 
 @operation(fluent=True)
-def argsort(data: np.ndarray, axis: int | None = -1, is_ascend: bool = True, dtype: DTypeLike = "float32") -> np.ndarray:
+def argsort(
+    data: np.ndarray, axis: int | None = -1, is_ascend: bool = True, dtype: DTypeLike = "float32"
+) -> np.ndarray:
     """The positions that sort ``data`` along ``axis`` (None: the flat array)."""
     flat = data.reshape(-1) if axis is None else data
     return _order(flat, -1 if axis is None else axis, is_ascend).astype(resolve_dtype(dtype))
@@ -131,7 +133,7 @@ def sequence_mask(
     value: float = 0.0,
     axis: int = 0,
 ) -> np.ndarray:
-    """Steps at and after a sequence's length replaced by ``value``; ``axis`` is time (0 or 1), the other one the batch."""
+    """Steps from a sequence's length on replaced by ``value``; ``axis`` is time (0 or 1), the other one the batch."""
     if not use_sequence_length or sequence_length is None:
         return data
     steps: Sequence[int] = (-1, 1) if axis == 0 else (1, -1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -191,6 +192,52 @@ def collapse(nest: Nest) -> Nest:
                 nest = _merge(nest, kind, position)
             position -= 1
     return nest
+
+
+class FlatViews:
+    """One-dimensional views of a function's buffers, made as they are asked for.
+
+    Merged loops index the dimensions of a buffer by quotients and remainders; only its element offset, simplified over
+    the extents of the loops, shows that neighbours lie side by side. Every access must go through the view, since the
+    code generator takes different buffers to be different memory.
+    """
+
+    def __init__(self) -> None:
+        self._views: dict[Expr, Expr] = {}
+
+    def declarations(self) -> list[Stmt]:
+        """Statements that come before any use of the views."""
+        return [tirx.DeclBuffer(view, data=tirx.buffer_data(buffer)) for buffer, view in self._views.items()]
+
+    def rewrite(self, nest: Nest) -> Nest:
+        """``nest`` with every buffer of more than one dimension replaced by its view."""
+        analyzer = sym.Analyzer()
+        for loop in nest.loops:
+            analyzer.bind(loop.var, ir.Range(0, loop.extent))
+
+        def load(node: Expr) -> Expr:
+            if len(node.indices) < 2:
+                return node
+            return self._view(node.source)[analyzer.simplify(_offset(node.source, node.indices))]
+
+        def store(node: Stmt) -> Stmt:
+            if len(node.indices) < 2:
+                return node
+            offset = analyzer.simplify(_offset(node.buffer, node.indices))
+            return tirx.BufferStore(self._view(node.buffer), node.value, [offset])
+
+        def rewritten(statement: Stmt) -> Stmt:
+            return tvm_ffi.structural_map(statement, [(ir.TensorLoad, load), (tirx.BufferStore, store)], order="post")
+
+        return replace(nest, body=rewritten(nest.body), init=None if nest.init is None else rewritten(nest.init))
+
+    def _view(self, buffer: Expr) -> Expr:
+        if len(buffer.ty.strides):
+            raise UnsupportedNestError(f"buffer {buffer.name} is not compact")
+        if buffer not in self._views:
+            size = math.prod(_constant(extent) for extent in buffer.ty.shape)
+            self._views[buffer] = tirx.decl_buffer((size,), buffer.ty.dtype, buffer.name)
+        return self._views[buffer]
 
 
 def _walk_as_one(nest: Nest, outer: Loop, inner: Loop) -> bool:

@@ -8,7 +8,15 @@ import math
 from tvm import IRModule, ir, s_tir, tirx
 
 from bucketmod.compiler.kernels.kernel import TUNED
-from bucketmod.compiler.passes.loop_nest import Expr, Stmt, UnsupportedNestError, collapse, loads_of, parse_nest
+from bucketmod.compiler.passes.loop_nest import (
+    Expr,
+    FlatViews,
+    Stmt,
+    UnsupportedNestError,
+    collapse,
+    loads_of,
+    parse_nest,
+)
 from bucketmod.compiler.passes.vector_loops import emit, find_calls, sequence
 from bucketmod.compiler.target import CpuFeatures
 
@@ -39,8 +47,9 @@ def schedule_cpu(func: tirx.PrimFunc, cpu: CpuFeatures) -> tirx.PrimFunc:
 def _emit_function(func: tirx.PrimFunc, cpu: CpuFeatures) -> tirx.PrimFunc:
     root = _root_block(func)
     statements = list(root.body.seq) if isinstance(root.body, tirx.SeqStmt) else [root.body]
-    loops = [emit(collapse(parse_nest(statement)), cpu) for statement in statements]
-    body = sequence([tirx.AllocBuffer(buffer) for buffer in root.alloc_buffers], loops)
+    views = FlatViews()
+    loops = [emit(views.rewrite(collapse(parse_nest(statement))), cpu) for statement in statements]
+    body = sequence([tirx.AllocBuffer(buffer) for buffer in root.alloc_buffers], views.declarations(), loops)
     return func.with_body(body).with_attr({TUNED: True, "tirx.is_scheduled": True, "tirx.noalias": True})
 
 

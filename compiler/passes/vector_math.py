@@ -23,7 +23,7 @@ def vector_math(func: tirx.PrimFunc) -> tirx.PrimFunc:
 
 
 def _rewrite(call: Expr) -> Expr:
-    if not isinstance(call.op, ir.Op) or not str(call.ty.dtype).startswith("float32"):
+    if not isinstance(call.op, ir.Op) or not str(getattr(call.ty, "dtype", "")).startswith("float32"):
         return call
     if call.op.name == "tirx.pow":
         return _power(call, *call.args)

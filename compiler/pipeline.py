@@ -37,6 +37,8 @@ logger = logging.getLogger(__name__)
 MODES = ("train", "infer")
 _VIEWS = ["relax.reshape", "relax.memory.view"]  # they cost nothing: lowering reads them as another shape
 
+_OPAQUE = 8  # Relax's operator pattern for functions that nothing may be fused with
+
 
 @dataclass
 class CompiledProgram:
@@ -54,9 +56,16 @@ def graph_phase(program: Program, mode: str, wrt: Sequence[str]) -> Program:
     return program
 
 
+def is_tuned(function: tirx.PrimFunc) -> bool:
+    return function.attrs is not None and TUNED in function.attrs
+
+
 def relax_phase(module: ir.IRModule) -> ir.IRModule:
     """Relax operators to kernels: what was not emitted as a kernel is legalized and fused."""
     transform = relax.transform
+    for var, function in module.functions_items():
+        if isinstance(function, tirx.PrimFunc) and is_tuned(function):
+            module.update_func(var, function.with_attr("op_pattern", _OPAQUE))
     passes = [
         transform.DeadCodeElimination(["main"]),
         transform.LegalizeOps(skip_ops=_VIEWS),
@@ -75,8 +84,7 @@ def schedule_phase(module: ir.IRModule, target: Target) -> dict[ir.GlobalVar, ti
     functions = {}
     for var, function in module.functions_items():
         if isinstance(function, tirx.PrimFunc):
-            tuned = function.attrs is not None and TUNED in function.attrs
-            functions[var] = function if tuned else schedule_cpu(vector_math(function, target.cpu), target.cpu)
+            functions[var] = function if is_tuned(function) else schedule_cpu(vector_math(function), target.cpu)
     return functions
 
 

@@ -98,17 +98,17 @@ class _Worker:
 
 
 def _compile(request: CompileRequest, cache: ArtifactCache, worker: _Worker) -> CompileResult:
-    """One request from cache to cache. The worker writes beside the cache's objects, and publishing renames."""
+    """One request, under its lock."""
     with cache.lock(request.request_digest):
         found = cache.find(request.request_digest)
         if found is not None:
-            return CompileResult(request, True, None, found, 0.0, hit=True)
+            return CompileResult(request, True, None, found.object_digest, 0.0, hit=True)
         started = time.perf_counter()
         try:
             program = request.program if isinstance(request.program, bytes) else request.program()
         except Exception as error:  # the user's model at fault: its message is the result
             return CompileResult(request, False, f"{type(error).__name__}: {error}", None, 0.0)
-        with tempfile.TemporaryDirectory(prefix="job-", dir=cache.scratch()) as scratch:
+        with tempfile.TemporaryDirectory(prefix="bucketmod-job-") as scratch:
             source, folder = Path(scratch, "program.onnx"), Path(scratch, "artifact")
             source.write_bytes(program)
             answer = worker.run(

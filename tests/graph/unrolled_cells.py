@@ -36,7 +36,7 @@ class Builder:
         self.constants[name] = np.asarray(value, dtype)
         return name
 
-    def op(self, op: str, *inputs: str, outputs: int = 1, name: str = "", domain: str = "", **attributes):
+    def op(self, op, *inputs, outputs=1, name="", domain="", **attributes):
         name = name or self.name(op)
         made = [name] if outputs == 1 else [f"{name}_output{i}" for i in range(outputs)]
         self.nodes.append(helper.make_node(op, inputs, made, name=name, domain=domain, **attributes))
@@ -83,7 +83,7 @@ class Builder:
         return Program.of(model, {n: role for n, (_, role, _) in self.inputs.items()})
 
 
-def lstm_step(b: Builder, prefix: str, x: str, h: str, c: str, sizes: tuple[int, int], swap: bool = False):
+def lstm_step(b, prefix, x, h, c, sizes, swap=False):
     size, hidden = sizes
     i2h = b.dense(x, f"{prefix}_i2h", 4 * hidden, size)
     h2h = b.dense(h, f"{prefix}_h2h", 4 * hidden, hidden)
@@ -95,7 +95,7 @@ def lstm_step(b: Builder, prefix: str, x: str, h: str, c: str, sizes: tuple[int,
     return b.op("Mul", *((tanh, o) if swap else (o, tanh))), c
 
 
-def gru_step(b: Builder, prefix: str, x: str, h: str, sizes: tuple[int, int], form: str = "sub"):
+def gru_step(b, prefix, x, h, sizes, form="sub"):
     size, hidden = sizes
     i2h = b.op("Split", b.dense(x, f"{prefix}_i2h", 3 * hidden, size), outputs=3, axis=1)
     h2h = b.op("Split", b.dense(h, f"{prefix}_h2h", 3 * hidden, hidden), outputs=3, axis=1)
@@ -111,15 +111,13 @@ def gru_step(b: Builder, prefix: str, x: str, h: str, sizes: tuple[int, int], fo
     return b.op("Add", b.op("Mul", rest, new), b.op("Mul", z, h))
 
 
-def rnn_step(b: Builder, prefix: str, x: str, h: str, sizes: tuple[int, int], activation: str = "Tanh"):
+def rnn_step(b, prefix, x, h, sizes, activation="Tanh"):
     size, hidden = sizes
     i2h = b.dense(x, f"{prefix}_i2h", hidden, size)
     return b.op(activation, b.op("Add", i2h, b.dense(h, f"{prefix}_h2h", hidden, hidden)))
 
 
-def unroll(
-    b: Builder, kind: str, prefix: str, xs: Sequence[str], batch: int, sizes: tuple[int, int], states=None, **how
-):
+def unroll(b, kind, prefix, xs, batch, sizes, states=None, **how):
     """One cell over all of xs; returns its outputs and its last states."""
     states = list(states or [b.zeros(batch, sizes[1]) for _ in range(2 if kind == "lstm" else 1)])
     outputs = []

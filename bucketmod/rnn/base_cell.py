@@ -27,7 +27,7 @@ def arrange_steps(
         if merge is False:
             count = len(inputs.list_outputs())
             assert count == 1, (
-                f"unroll splits a Symbol of one output, this one groups {count}: if they are the steps, pass list(inputs)"
+                f"unroll splits a Symbol of one output, this one groups {count}: pass list(inputs) if they are steps"
             )
             inputs = list(symbol.split(inputs, axis=in_axis, num_outputs=length, squeeze_axis=1))
     else:

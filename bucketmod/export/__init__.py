@@ -1,0 +1,17 @@
+"""Symbol -> ONNX. One file a family of operators, as in ``bucketmod.operators``; importing a family registers it."""
+
+from bucketmod.export import (  # noqa: F401  (imported for what they register)
+    activation,
+    creation,
+    elementwise,
+    indexing,
+    linear,
+    loss,
+    normalization,
+    recurrent,
+    reduction,
+    shaping,
+)
+from bucketmod.export.forward import export_symbol
+
+__all__ = ["export_symbol"]

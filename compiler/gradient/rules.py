@@ -1,0 +1,196 @@
+"""Gradients written here: loss heads, recurrences, and standard operators that the builder lacks or gets wrong.
+
+A rule gets the forward node as it stands in the training program (:func:`prepare` may have changed it), the gradients
+of its outputs ("" where nothing flows back) and which inputs want theirs; it answers with one name for each input.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from onnx import NodeProto, helper
+
+from bucketmod.compiler.errors import UnsupportedGradientError
+from bucketmod.compiler.gradient.emitter import Emitter
+from bucketmod.compiler.graph.shapes import MICROSOFT, attributes
+from bucketmod.compiler.program import DOMAIN
+
+Rule = Callable[[NodeProto, Sequence[str], Sequence[bool], Emitter], Sequence[str]]
+
+
+# ---- loss heads
+
+
+def _softmax_output(node: NodeProto, gradients: Sequence[str], wanted: Sequence[bool], emit: Emitter) -> Sequence[str]:
+    inputs = [node.output[0], node.input[1]]
+    if attributes(node).get("out_grad"):
+        inputs.append(gradients[0])
+    return [emit.op("SoftmaxOutputGrad", inputs, DOMAIN, **attributes(node)), ""]
+
+
+def _make_loss(node: NodeProto, gradients: Sequence[str], wanted: Sequence[bool], emit: Emitter) -> Sequence[str]:
+    return [emit.op("MakeLossGrad", [node.input[0]], DOMAIN, **attributes(node))]
+
+
+# ---- recurrences
+
+# Training form -> which of its outputs the backward form reads, how many states it hands on.
+_RECURRENCES = {"LSTMTraining": ((0, 3, 4), 2), "GRUTraining": ((0, 2), 1), "RNNTraining": ((0,), 1)}
+
+
+def _recurrence(node: NodeProto, gradients: Sequence[str], wanted: Sequence[bool], emit: Emitter) -> Sequence[str]:
+    kind = node.op_type.removesuffix("Training")
+    kept, states = _RECURRENCES[node.op_type]
+    inputs = [*node.input, *(node.output[index] for index in kept), *gradients[: 1 + states]]
+    return emit.ops(f"{kind}Grad", inputs, list(wanted), DOMAIN, **attributes(node))
+
+
+# ---- standard operators
+
+
+def _split(node: NodeProto, gradients: Sequence[str], wanted: Sequence[bool], emit: Emitter) -> Sequence[str]:
+    """The builder forgets the outputs that nobody reads; their gradient is zero, not absent."""
+    parts = [gradient or emit.zeros_like(name) for name, gradient in zip(node.output, gradients, strict=True)]
+    return [emit.op("Concat", parts, axis=attributes(node).get("axis", 0)), *[""] * (len(node.input) - 1)]
+
+
+def _where(node: NodeProto, gradients: Sequence[str], wanted: Sequence[bool], emit: Emitter) -> Sequence[str]:
+    """The builder does not sum over broadcast axes."""
+    condition, made = node.input[0], node.output[0]
+    zero = emit.number_like(made, 0)
+    result = [""] * 3
+    for slot, pair in ((1, [gradients[0], zero]), (2, [zero, gradients[0]])):
+        if wanted[slot]:
+            result[slot] = emit.reduced(emit.op("Where", [condition, *pair]), made, node.input[slot])
+    return result
+
+
+def _divide(node: NodeProto, gradients: Sequence[str], wanted: Sequence[bool], emit: Emitter) -> Sequence[str]:
+    """d(a/b) = da/b - (a/b)/b db; shares the quotient of both sides."""
+    a, b, made = node.input[0], node.input[1], node.output[0]
+    result = ["", ""]
+    quotient = emit.op("Div", [gradients[0], b])
+    if wanted[0]:
+        result[0] = emit.reduced(quotient, made, a)
+    if wanted[1]:
+        result[1] = emit.reduced(emit.op("Neg", [emit.op("Mul", [quotient, made])]), made, b)
+    return result
+
+
+def _power(node: NodeProto, gradients: Sequence[str], wanted: Sequence[bool], emit: Emitter) -> Sequence[str]:
+    a, b, made = node.input[0], node.input[1], node.output[0]
+    if emit.types[a].elem_type != emit.types[b].elem_type:
+        raise UnsupportedGradientError(
+            f"node {node.name!r} (Pow): base and exponent have different types; cast the exponent", node.name
+        )
+    result = ["", ""]
+    if wanted[0]:
+        lower = emit.op("Pow", [a, emit.op("Sub", [b, emit.number_like(b, 1)])])
+        result[0] = emit.reduced(emit.op("Mul", [gradients[0], emit.op("Mul", [b, lower])]), made, a)
+    if wanted[1]:
+        slope = emit.op("Mul", [made, emit.op("Log", [a])])
+        result[1] = emit.reduced(emit.op("Mul", [gradients[0], slope]), made, b)
+    return result
+
+
+def _extremum(comparison: str) -> Rule:
+    """Max and Min of two: where both are equal, the first gets the gradient, as in MXNet."""
+
+    def rule(node: NodeProto, gradients: Sequence[str], wanted: Sequence[bool], emit: Emitter) -> Sequence[str]:
+        first = emit.op(comparison, [node.input[0], node.input[1]])
+        zero = emit.number_like(node.output[0], 0)
+        result = ["", ""]
+        for slot, pair in ((0, [gradients[0], zero]), (1, [zero, gradients[0]])):
+            if wanted[slot]:
+                result[slot] = emit.reduced(emit.op("Where", [first, *pair]), node.output[0], node.input[slot])
+        return result
+
+    return rule
+
+
+def _sum(node: NodeProto, gradients: Sequence[str], wanted: Sequence[bool], emit: Emitter) -> Sequence[str]:
+    made = node.output[0]
+    return [emit.reduced(gradients[0], made, n) if want else "" for n, want in zip(node.input, wanted, strict=True)]
+
+
+def _reduce_extremum(node: NodeProto, gradients: Sequence[str], wanted: Sequence[bool], emit: Emitter) -> Sequence[str]:
+    """Every element that equals the extremum gets the whole gradient, as in MXNet."""
+    given = emit.types[node.input[0]]
+    axes = {axis % len(given.shape) for axis in attributes(node).get("axes", range(len(given.shape)))}
+    kept = emit.constant([1 if i in axes else n for i, n in enumerate(given.shape)], np.int64)
+    extremum, gradient = (emit.op("Reshape", [name, kept]) for name in (node.output[0], gradients[0]))
+    mask = emit.op("Equal", [node.input[0], extremum])
+    return [emit.op("Where", [mask, gradient, emit.number_like(node.input[0], 0)])]
+
+
+def _softplus(node: NodeProto, gradients: Sequence[str], wanted: Sequence[bool], emit: Emitter) -> Sequence[str]:
+    return [emit.op("Mul", [gradients[0], emit.op("Sigmoid", [node.input[0]])])]
+
+
+def _softsign(node: NodeProto, gradients: Sequence[str], wanted: Sequence[bool], emit: Emitter) -> Sequence[str]:
+    """1 / (1 + |x|)^2."""
+    root = emit.op("Add", [emit.op("Abs", [node.input[0]]), emit.number_like(node.input[0], 1)])
+    return [emit.op("Div", [gradients[0], emit.op("Mul", [root, root])])]
+
+
+def _elu(node: NodeProto, gradients: Sequence[str], wanted: Sequence[bool], emit: Emitter) -> Sequence[str]:
+    """y + alpha where x is not positive: alpha exp(x) without a second exp."""
+    x, y = node.input[0], node.output[0]
+    alpha = emit.number_like(x, attributes(node).get("alpha", 1.0))
+    slope = emit.op("Mul", [gradients[0], emit.op("Add", [y, alpha])])
+    return [emit.op("Where", [emit.op("Greater", [x, emit.number_like(x, 0)]), gradients[0], slope])]
+
+
+def _layer_normalization(
+    node: NodeProto, gradients: Sequence[str], wanted: Sequence[bool], emit: Emitter
+) -> Sequence[str]:
+    inputs = [gradients[0], node.input[0], node.input[1], node.output[1], node.output[2]]
+    options = {"axis": attributes(node).get("axis", -1), "epsilon": attributes(node).get("epsilon", 1e-5)}
+    return emit.ops("LayerNormalizationGrad", inputs, list(wanted), MICROSOFT, **options)
+
+
+RULES: dict[tuple[str, str], Rule] = {
+    (DOMAIN, "SoftmaxOutput"): _softmax_output,
+    (DOMAIN, "MakeLoss"): _make_loss,
+    **{(DOMAIN, name): _recurrence for name in _RECURRENCES},
+    ("", "Split"): _split,
+    ("", "Where"): _where,
+    ("", "Div"): _divide,
+    ("", "Pow"): _power,
+    ("", "Max"): _extremum("GreaterOrEqual"),
+    ("", "Min"): _extremum("LessOrEqual"),
+    ("", "Sum"): _sum,
+    ("", "ReduceMax"): _reduce_extremum,
+    ("", "ReduceMin"): _reduce_extremum,
+    ("", "Softplus"): _softplus,
+    ("", "Softsign"): _softsign,
+    ("", "Elu"): _elu,
+    ("", "LayerNormalization"): _layer_normalization,
+}
+
+
+# Outputs that an active forward node must have, because its gradient reads them.
+_KEPT_OUTPUTS = {
+    ("", "LayerNormalization"): ("output", "mean", "inverse_deviation"),
+    ("", "Dropout"): ("output", "mask"),
+    (DOMAIN, "LSTM"): ("sequence", "h_n", "c_n", "gates", "cells"),
+    (DOMAIN, "GRU"): ("sequence", "h_n", "gates"),
+    (DOMAIN, "RNN"): ("sequence", "h_n"),
+}
+
+
+def prepare(node: NodeProto, fresh: Callable[[str], str]) -> NodeProto:
+    """The form of an active forward node that keeps what its gradient reads.
+
+    ``fresh`` turns a wished name into one that no tensor has. A recurrence becomes its training form.
+    """
+    labels = _KEPT_OUTPUTS.get((node.domain, node.op_type))
+    if labels is None:
+        return node
+    given = [*node.output, *[""] * (len(labels) - len(node.output))]
+    outputs = [name or fresh(f"{node.name}_{label}") for name, label in zip(given, labels, strict=True)]
+    op_type = f"{node.op_type}Training" if node.domain == DOMAIN else node.op_type
+    prepared = helper.make_node(op_type, list(node.input), outputs, name=node.name, domain=node.domain)
+    prepared.attribute.extend(node.attribute)
+    return prepared

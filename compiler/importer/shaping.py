@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import onnx
 from tvm import relax
 
 from bucketmod.compiler.importer.context import ImportContext, Node, converter, microsoft, normalize_axis
@@ -193,3 +194,11 @@ def pad(context: ImportContext, node: Node, inputs: list[Any]) -> Any:
 def gather_elements(context: ImportContext, node: Node, inputs: list[Any]) -> Any:
     axis = normalize_axis(node, node.attribute("axis", 0), len(context.shape(inputs[0])))
     return context.emit(op.gather_elements(inputs[0], inputs[1], axis))
+
+
+@converter("ConstantOfShape")
+def constant_of_shape(context: ImportContext, node: Node, inputs: list[Any]) -> Any:
+    shape = [int(d) for d in context.array(node, 0, "the shape")]
+    value = node.attribute("value")
+    filler = np.zeros(1, np.float32) if value is None else onnx.numpy_helper.to_array(value)
+    return context.emit(op.full(shape, relax.const(filler.reshape(())), str(filler.dtype)))

@@ -55,6 +55,7 @@ class Graph:
     _initializers: dict[str, onnx.TensorProto] = field(default_factory=dict)
     _arrays: dict[str, np.ndarray] = field(default_factory=dict)
     _names: set[str] = field(default_factory=set)
+    _node_names: set[str] = field(default_factory=set)
 
     @staticmethod
     def of(program: Program) -> Graph:
@@ -70,7 +71,8 @@ class Graph:
         graph.outputs = {v.name for v in proto.output}
         for order, node in enumerate(proto.node):
             graph._insert(_read_node(node, order))
-        graph._names.update(graph.shapes, (n.name for n in graph.nodes))
+        graph._names.update(graph.shapes, graph._slots, graph._readers)
+        graph._node_names.update(n.name for n in graph.nodes)
         return graph
 
     def _declare(self, value: onnx.ValueInfoProto) -> None:
@@ -124,13 +126,8 @@ class Graph:
         return left is not None and right is not None and left.dtype == right.dtype and np.array_equal(left, right)
 
     def fresh(self, hint: str) -> str:
-        """A name that nothing has yet: the hint itself where it is free."""
-        name, number = hint, 0
-        while name in self._names:
-            number += 1
-            name = f"{hint}_{number}"
-        self._names.add(name)
-        return name
+        """A name that no tensor has yet: the hint itself where it is free."""
+        return _fresh(hint, self._names)
 
     def add_constant(self, value: Any, hint: str, dtype: Any = np.int64) -> str:
         array = np.asarray(value, dtype)
@@ -153,7 +150,7 @@ class Graph:
         attributes: dict[str, Any] | None = None,
     ) -> Node:
         """A new node. Unless given, ``outputs`` are named after it and ``elem_types`` those of the first input."""
-        name = self.fresh(name)
+        name = _fresh(name, self._node_names)
         made = list(outputs) or [self.fresh(f"{name}_output{i or ''}") for i in range(len(shapes))]
         types = list(elem_types) or [self.elem_types[inputs[0]]] * len(made)
         for tensor, shape, elem_type in zip(made, shapes, types, strict=True):
@@ -165,6 +162,7 @@ class Graph:
     def remove(self, node: Node) -> None:
         """Its outputs lose their maker; whoever still reads them must be given another one."""
         node.removed = True
+        self._node_names.discard(node.name)
         for name in node.outputs:
             if self._slots.get(name, (None, 0))[0] is node:
                 del self._slots[name]
@@ -258,6 +256,15 @@ class Graph:
             stuck = next(n.name for i, n in enumerate(nodes) if missing[i])
             raise AssertionError(f"a graph pass made a cycle through node {stuck!r}")
         return done
+
+
+def _fresh(hint: str, taken: set[str]) -> str:
+    name, number = hint, 0
+    while name in taken:
+        number += 1
+        name = f"{hint}_{number}"
+    taken.add(name)
+    return name
 
 
 def _read_node(proto: onnx.NodeProto, order: int) -> Node:

@@ -38,8 +38,8 @@ def bidirectional(b: Builder, xs: list[str], kind: str, prefix: str, size: int) 
 def test_operands_in_any_order(kind):
     b = Builder()
     xs = steps(b)
-    how = {"lstm": {"swap": True}, "gru": {"form": "neg"}, "rnn": {"activation": "Relu"}}[kind]
-    outputs, _ = unroll(b, kind, "cell", xs, N, (SIZE, H), **how)
+    ways: dict[str, dict] = {"lstm": {"swap": True}, "gru": {"form": "neg"}, "rnn": {"activation": "Relu"}}
+    outputs, _ = unroll(b, kind, "cell", xs, N, (SIZE, H), **ways[kind])
     assert check(b, [b.merge(outputs, 0)]) == ["Transpose", kind.upper()]
 
 
@@ -241,7 +241,7 @@ def test_cell_state_seen_from_outside_cuts_the_recurrence():
     b = Builder()
     states, seen = [b.zeros(N, H), b.zeros(N, H)], []
     for x in steps(b):
-        states = list(lstm_step(b, "cell", x, *states, (SIZE, H)))
+        states = list(lstm_step(b, "cell", x, states[0], states[1], (SIZE, H)))
         seen.append(states[1])
     assert check(b, [seen[2], states[0]]).count("LSTM") == 2
 
@@ -253,7 +253,7 @@ def test_decoder_that_reads_its_own_output(kind):
     x = b.input("first", (N, SIZE), "data")
     for _ in range(4):
         if kind == "lstm":
-            states = list(lstm_step(b, "cell", x, *states, (SIZE, H)))
+            states = list(lstm_step(b, "cell", x, states[0], states[1], (SIZE, H)))
         else:
             states = [(gru_step if kind == "gru" else rnn_step)(b, "cell", x, states[0], (SIZE, H))]
         x = b.dense(states[0], "feedback", SIZE, H)
@@ -277,7 +277,7 @@ def test_gate_seen_from_outside_leaves_all_alone():
     b = Builder()
     states = [b.zeros(N, H), b.zeros(N, H)]
     for x in steps(b)[:1]:
-        states = list(lstm_step(b, "cell", x, *states, (SIZE, H)))
+        states = list(lstm_step(b, "cell", x, states[0], states[1], (SIZE, H)))
     gate = next(n.output[0] for n in b.nodes if n.op_type == "Sigmoid")
     unchanged(b, [states[0], gate])
 
@@ -285,7 +285,7 @@ def test_gate_seen_from_outside_leaves_all_alone():
 def test_gates_in_another_order_are_left_alone():
     b = Builder()
     states = [b.zeros(N, H), b.zeros(N, H)]
-    states = list(lstm_step(b, "cell", steps(b)[0], *states, (SIZE, H)))
+    states = list(lstm_step(b, "cell", steps(b)[0], states[0], states[1], (SIZE, H)))
     split = next(n for n in b.nodes if n.op_type == "Split" and len(n.output) == 4)
     split.output[0], split.output[1] = split.output[1], split.output[0]
     unchanged(b, states)

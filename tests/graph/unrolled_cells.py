@@ -123,7 +123,7 @@ def unroll(b, kind, prefix, xs, batch, sizes, states=None, **how):
     outputs = []
     for x in xs:
         if kind == "lstm":
-            states = list(lstm_step(b, prefix, x, *states, sizes, **how))
+            states = list(lstm_step(b, prefix, x, states[0], states[1], sizes, **how))
         else:
             states = [(gru_step if kind == "gru" else rnn_step)(b, prefix, x, states[0], sizes, **how)]
         outputs.append(states[0])

@@ -19,8 +19,8 @@ _MODULES = {
     **{
         name: name
         for name in (
-            "attribute base callback context initializer io lr_scheduler metric model module name ndarray optimizer "
-            "random rnn symbol"
+            "attribute base binding callback context initializer io lr_scheduler metric model module name ndarray "
+            "optimizer random rnn symbol"
         ).split()
     },
 }

@@ -13,8 +13,11 @@ from onnx import helper
 from bucketmod.compiler.graph.chains import Chain, find_chains
 from bucketmod.compiler.graph.graph import Graph, Node
 from bucketmod.compiler.graph.stacking import Stacks
+from bucketmod.compiler.graph.standard_recurrences import normalize_recurrences
 from bucketmod.compiler.graph.steps import Product, find_steps
 from bucketmod.compiler.program import DOMAIN, Program
+
+__all__ = ["find_recurrences", "normalize_recurrences"]
 
 
 def find_recurrences(program: Program) -> Program:

@@ -412,12 +412,13 @@ class FusedRNN(Initializer):
         sizes = {key: value for key, value in self._kwargs.items() if key != "init"}
         cell = FusedRNNCell(prefix="", **sizes)
         outer = getattr(desc, "global_init", None)
-        if self._init is None and outer is None:
+        fill = outer if self._init is None else self._init
+        if fill is None:
             raise ValueError(f"{desc}: FusedRNN without an initializer of its own works inside another one only")
         parts = cell.unpack_weights({"parameters": arr})
         for name, part in parts.items():
             if self._kwargs["mode"] == "lstm" and name.endswith("_f_bias"):
                 part[:] = self._kwargs["forget_bias"]
             else:
-                (outer if self._init is None else self._init)(InitDesc(name, global_init=outer), part)
+                fill(InitDesc(name, global_init=outer), part)
         arr[:] = cell.pack_weights(parts)["parameters"]

@@ -24,9 +24,8 @@ class Registry(Generic[Base]):
 
         AssertionError unless ``klass`` is a subclass of the base.
         """
-        assert issubclass(klass, self.base), (
-            f"{klass!r} is no subclass of {self.base.__name__}, so it is no {self.kind}"
-        )
+        related = issubclass(klass, self.base)
+        assert related, f"{klass!r} is no subclass of {self.base.__name__}, so it is no {self.kind}"
         key = (name or klass.__name__).lower()
         if key in self.classes and self.classes[key] is not klass:
             old = self.classes[key]

@@ -10,16 +10,16 @@ ndim itself with 32-bit dimensions. All three are read; the newest is written.
 
 from __future__ import annotations
 
-import contextlib
+import io
 import math
 import os
 import struct
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from typing import BinaryIO
+from collections.abc import Mapping, Sequence
+from typing import Any, BinaryIO
 
 import numpy as np
 
+from bucketmod.atomic_file import replacing
 from bucketmod.base import DTYPE_CODES, DTYPE_NAMES, MXNetError
 from bucketmod.context import cpu
 from bucketmod.ndarray.ndarray import NDArray
@@ -67,7 +67,7 @@ class _Reader:
     def elements(self, shape: Sequence[int], dtype: np.dtype, what: str) -> np.ndarray:
         self.claim(math.prod(shape) * dtype.itemsize, what)  # before any memory is taken
         data = aligned_empty(shape, dtype)
-        if data.size and self.stream.readinto(memoryview(data.reshape(-1)).cast("B")) != data.nbytes:  # type: ignore[attr-defined]
+        if data.size and self.stream.readinto(data.reshape(-1).view(np.uint8).data) != data.nbytes:  # type: ignore[attr-defined]
             raise self.fail(f"truncated while reading {what}")
         return data
 
@@ -115,18 +115,19 @@ def _read_file(reader: _Reader) -> list[NDArray] | dict[str, NDArray]:
 def load(fname: str) -> list[NDArray] | dict[str, NDArray]:
     """The arrays of a file, on cpu(0): a list or a dict, as they were saved.
 
-    Raises OSError when the file cannot be read, MXNetError when its contents are not a whole array file.
+    Raises MXNetError when the file cannot be read or is not a whole array file.
     """
     if not isinstance(fname, (str, os.PathLike)):
         raise TypeError(f"fname must be text, got {type(fname)}")
-    with open(fname, "rb") as stream:
-        return _read_file(_Reader(stream, os.fstat(stream.fileno()).st_size, str(fname)))
+    try:
+        with open(fname, "rb") as stream:
+            return _read_file(_Reader(stream, os.fstat(stream.fileno()).st_size, str(fname)))
+    except OSError as error:
+        raise MXNetError(f"nd.load cannot read {fname}: {error.strerror}") from error
 
 
 def load_frombuffer(buf: bytes) -> list[NDArray] | dict[str, NDArray]:
     """As ``load``, from bytes in memory."""
-    import io
-
     return _read_file(_Reader(io.BytesIO(buf), len(buf), "buffer"))
 
 
@@ -136,22 +137,29 @@ def write_array(stream: BinaryIO, array: NDArray) -> None:
     context = array.context
     stream.write(struct.pack(f"<IiI{view.ndim}q", ARRAY_MAGIC, 0, view.ndim, *view.shape))
     stream.write(struct.pack("<iii", context.device_typeid, context.device_id, DTYPE_CODES[view.dtype.name]))
-    stream.write(memoryview(view.reshape(-1)).cast("B") if view.size else b"")
+    stream.write(view.reshape(-1).view(np.uint8).data if view.size else b"")
 
 
 def read_array(data: bytes) -> NDArray:
     """The array that ``write_array`` (or MXNet) put into ``data``. MXNetError when damaged."""
-    import io
-
     return _read_array(_Reader(io.BytesIO(data), len(data), "array"), "array")
 
 
 def save(fname: str, data: NDArray | Sequence[NDArray] | Mapping[str, NDArray]) -> None:
     """Writes an array, a list, or a dict of arrays; MXNet reads the file.
 
-    The file appears under its name only when it is whole: it is written beside it and renamed. ValueError for other
-    data, OSError when it cannot be written.
+    The file appears under its name only when it is whole: it is written beside it and renamed. ValueError or TypeError
+    for other data, MXNetError when it cannot be written.
     """
+    names, arrays = _names_and_arrays(data)
+    try:
+        with replacing(fname) as stream:
+            _write_file(stream, names, arrays)
+    except OSError as error:
+        raise MXNetError(f"nd.save cannot write {fname}: {error.strerror}") from error
+
+
+def _names_and_arrays(data: Any) -> tuple[list[str], list[NDArray]]:
     if isinstance(data, NDArray):
         data = [data]
     if isinstance(data, Mapping):
@@ -165,38 +173,14 @@ def save(fname: str, data: NDArray | Sequence[NDArray] | Mapping[str, NDArray]) 
     for item in arrays:
         if not isinstance(item, NDArray):
             raise TypeError(f"nd.save() needs NDArrays, got {type(item)}")
-    with replacing(fname) as stream:
-        stream.write(struct.pack("<QQQ", LIST_MAGIC, 0, len(arrays)))
-        for item in arrays:
-            write_array(stream, item if item.ndim else item.reshape(1))
-        stream.write(struct.pack("<Q", len(names)))
-        for name in names:
-            encoded = name.encode("utf-8")
-            stream.write(struct.pack("<Q", len(encoded)) + encoded)
+    return names, arrays
 
 
-@contextlib.contextmanager
-def replacing(fname: str | os.PathLike[str]) -> Iterator[BinaryIO]:
-    """A stream whose bytes take the name ``fname`` when the block ends well; else the old file stays as it was."""
-    target = os.path.realpath(fname)
-    handle, beside = tempfile.mkstemp(prefix=f".{os.path.basename(target)}.", dir=os.path.dirname(target))
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            yield stream
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.chmod(beside, 0o666 & ~_umask())
-        os.replace(beside, target)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(beside)
-        raise
-
-
-def _umask() -> int:
-    """The process's file mode mask. Linux tells it without the race of setting and restoring it."""
-    try:
-        with open("/proc/self/status") as status:
-            return next(int(line.split()[1], 8) for line in status if line.startswith("Umask:"))
-    except (OSError, StopIteration, ValueError):
-        return 0o022
+def _write_file(stream: BinaryIO, names: Sequence[str], arrays: Sequence[NDArray]) -> None:
+    stream.write(struct.pack("<QQQ", LIST_MAGIC, 0, len(arrays)))
+    for item in arrays:
+        write_array(stream, item if item.ndim else item.reshape(1))
+    stream.write(struct.pack("<Q", len(names)))
+    for name in names:
+        encoded = name.encode("utf-8")
+        stream.write(struct.pack("<Q", len(encoded)) + encoded)

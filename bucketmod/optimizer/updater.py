@@ -1,0 +1,89 @@
+"""The function that a module or a store calls for each parameter, with the states that it keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from typing import Any
+
+from bucketmod.base import MXNetError
+from bucketmod.context import Context
+from bucketmod.ndarray import NDArray
+from bucketmod.optimizer import state_format
+from bucketmod.optimizer.optimizer import Optimizer
+
+
+class Updater:
+    """``updater(index, grad, weight)`` updates a parameter, or lists of them; ``states`` holds a state an index."""
+
+    def __init__(self, optimizer: Optimizer) -> None:
+        self.optimizer = optimizer
+        self.states: dict[Hashable, Any] = {}
+        self.states_synced: dict[Hashable, bool] = {}
+        self.aggregate_updates = optimizer.aggregate_num > 0
+
+    def __call__(self, index: Any, grad: Any, weight: Any) -> None:
+        """Updates in place; a state is made when its index comes for the first time."""
+        several = isinstance(index, (list, tuple))
+        indices, grads, weights = (list(each) if several else [each] for each in (index, grad, weight))
+        if not weights:
+            return
+        self.optimizer._set_current_context(weights[0].context.device_id)
+        indices = [each.decode() if isinstance(each, bytes) else each for each in indices]
+        for each, w in zip(indices, weights, strict=True):
+            self._prepare_state(each, w)
+        if not self.aggregate_updates:
+            for each, g, w in zip(indices, grads, weights, strict=True):
+                self.optimizer.update_multi_precision(each, w, g, self.states[each])
+            return
+        by_dtype: dict[Any, list[tuple[Any, NDArray, NDArray]]] = {}
+        for item in zip(indices, weights, grads, strict=True):
+            by_dtype.setdefault(item[1].dtype, []).append(item)
+        for items in by_dtype.values():
+            for start in range(0, len(items), self.optimizer.aggregate_num):
+                part = items[start : start + self.optimizer.aggregate_num]
+                keys, ws, gs = (list(column) for column in zip(*part, strict=True))
+                self.optimizer.update_multi_precision(keys, ws, gs, [self.states[key] for key in keys])
+
+    def _prepare_state(self, index: Hashable, weight: NDArray) -> None:
+        if index not in self.states:
+            self.states[index] = self.optimizer.create_state_multi_precision(index, weight)
+        elif not self.states_synced.get(index, False):
+            self.states[index] = self.sync_state_context(self.states[index], weight.context)
+        self.states_synced[index] = True
+
+    def sync_state_context(self, state: Any, context: Context) -> Any:
+        """The state with its arrays on ``context``."""
+        if isinstance(state, NDArray):
+            return state.as_in_context(context)
+        if isinstance(state, (tuple, list)):
+            return type(state)(self.sync_state_context(each, context) for each in state)
+        return state
+
+    def get_states(self, dump_optimizer: bool = False) -> bytes:
+        """The states as bytes in MXNet's format, with the optimizer (counts included) if asked.
+
+        TypeError for states, or an optimizer class of the user's, that the format cannot hold.
+        """
+        return state_format.dumps((self.states, self.optimizer) if dump_optimizer else self.states)
+
+    def set_states(self, states: bytes) -> None:
+        """Takes states from ``get_states`` of this package or of MXNet; an optimizer in them replaces this one.
+
+        MXNetError for data that is damaged or holds anything but arrays, plain containers and known optimizers.
+        """
+        found = state_format.loads(states)
+        optimizer = self.optimizer
+        if isinstance(found, tuple) and len(found) == 2:
+            found, optimizer = found
+        if not isinstance(found, dict) or not isinstance(optimizer, Optimizer):
+            raise MXNetError(f"optimizer states: expected states by index, got {type(found)} and {type(optimizer)}")
+        if optimizer is not self.optimizer:
+            optimizer.kernels = self.optimizer.kernels
+        self.states, self.optimizer = found, optimizer
+        self.aggregate_updates = optimizer.aggregate_num > 0
+        self.states_synced = dict.fromkeys(found, False)
+
+
+def get_updater(optimizer: Optimizer) -> Updater:
+    """An Updater for ``optimizer``, without states yet."""
+    return Updater(optimizer)

@@ -126,7 +126,7 @@ class _Differentiation:
             for names in (node.input, node.output):
                 for index, name in enumerate(names):
                     names[index] = short[name]
-            nodes.append(node)
+            nodes += [*_read_once(node), node]
         made = {name for p in cut.nodes for name in self._nodes[p].output}
         nodes += [helper.make_node("Identity", [short[n]], [f"o{short[n]}"], name=f"o{short[n]}") for n in cut.outputs]
         known = made.intersection(self._types)
@@ -226,6 +226,17 @@ def _cut(nodes: Sequence[NodeProto], activity: Activity, wrt: Sequence[str], out
     return _Cut(built, ruled, list(ends), list(starts))
 
 
+def _read_once(node: NodeProto) -> list[NodeProto]:
+    """Copies for a node that reads one tensor twice: the builder defines the gradient of that tensor twice."""
+    copies = []
+    for index, name in enumerate(node.input):
+        if name and name in list(node.input)[:index]:
+            copies.append(helper.make_node("Identity", [name], [f"{name}{_COPY}{index}{node.name}"]))
+            copies[-1].name = node.input[index] = copies[-1].output[0]
+    return copies
+
+
+_COPY = "_copy"
 _BUILDER = "\0builder "  # working names start with a character that no name of a user holds
 _FORWARD_NODE = re.compile(r"n(\d+)_Grad/")
 
@@ -235,6 +246,9 @@ def _read_builder(
 ) -> tuple[list[BackwardNode], dict[str, np.ndarray]]:
     """Sorts the backward nodes from the forward ones and gives forward tensors their names back."""
     long = {value: key for key, value in short.items()}
+    for node in model.graph.node:
+        if _COPY in node.name:
+            long[node.output[0]] = long[node.input[0]]
     forward = {name for node in model.graph.node for name in node.output}
     old = {i.name for i in model.graph.initializer}
     for name in cut.outputs:

@@ -11,6 +11,13 @@ class _Current(threading.local):
         self.value = AttrScope()
 
 
+class _ActiveScope:
+    """``AttrScope.current``: the innermost active one, as older scripts ask for it."""
+
+    def __get__(self, instance: object, owner: Any) -> AttrScope:
+        return AttrScope._current.value
+
+
 class AttrScope:
     """``with AttrScope(ctx_group="dev1", __lr_mult__="2"):`` adds these to variables and operators made inside.
 
@@ -18,6 +25,7 @@ class AttrScope:
     """
 
     _current: _Current
+    current = _ActiveScope()
 
     def __init__(self, **kwargs: str) -> None:
         _check_text(kwargs)

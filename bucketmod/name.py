@@ -11,6 +11,13 @@ class _Current(threading.local):
         self.value = NameManager()
 
 
+class _ActiveManager:
+    """``NameManager.current``: the innermost active one, as older scripts ask for it."""
+
+    def __get__(self, instance: object, owner: Any) -> NameManager:
+        return NameManager._current.value
+
+
 class NameManager:
     """Hands out ``<hint><n>``, counting each hint from 0. ``with NameManager():`` starts the counting afresh.
 
@@ -18,6 +25,7 @@ class NameManager:
     """
 
     _current: _Current
+    current = _ActiveManager()
 
     def __init__(self) -> None:
         self._counter: dict[str, int] = {}

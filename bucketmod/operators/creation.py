@@ -12,7 +12,7 @@ def _given(attrs: Attrs, ins: list[Shape], outs: list[Shape]) -> None:
     outs[0] = unify(attrs["shape"] or None, outs[0])
 
 
-_FILL = [p.dims("shape", ()), p.text("ctx", ""), p.dtype()]
+_FILL = [p.lengths("shape", ()), p.text("ctx", ""), p.dtype()]
 _SHAPE_DOC = "A dimension 0 in ``shape`` is completed by whoever uses the result."
 register("_zeros", [], _FILL, shape=_given, type_rule=types.from_attribute, doc=f"Zeros. {_SHAPE_DOC}")
 register("_ones", [], _FILL, shape=_given, type_rule=types.from_attribute, doc=f"Ones. {_SHAPE_DOC}")

@@ -128,7 +128,7 @@ def _argument_names(attrs: Attrs) -> list[str]:
 register(
     "add_n",
     [],
-    [p.integer("num_args")],
+    [p.count("num_args", most=p.MOST_EDGES)],
     inputs_of=_argument_names,
     variadic="num_args",
     aliases=["ElementWiseSum"],

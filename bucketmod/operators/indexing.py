@@ -18,7 +18,7 @@ def _one_hot(attrs: Attrs, ins: list[Shape], outs: list[Shape]) -> None:
 register(
     "one_hot",
     ["indices"],
-    [p.integer("depth"), p.real("on_value", 1.0), p.real("off_value", 0.0), p.dtype()],
+    [p.count("depth"), p.real("on_value", 1.0), p.real("off_value", 0.0), p.dtype()],
     shape=_one_hot,
     type_rule=types.from_attribute,
     doc="A new last axis of length depth with on_value at the index and off_value elsewhere.",

@@ -26,7 +26,7 @@ def _fully_connected(attrs: Attrs, ins: list[Shape], outs: list[Shape]) -> None:
 register(
     "FullyConnected",
     ["data", "weight", "bias"],
-    [p.integer("num_hidden"), p.boolean("no_bias", False), p.boolean("flatten", True)],
+    [p.count("num_hidden"), p.boolean("no_bias", False), p.boolean("flatten", True)],
     inputs_of=lambda a: ["data", "weight"] if a["no_bias"] else ["data", "weight", "bias"],
     shape=_fully_connected,
     doc="data . weight^T + bias. data (N, ...), weight (num_hidden, rest of data), bias (num_hidden,), output "
@@ -50,7 +50,7 @@ def _embedding_types(attrs: Attrs, ins: list[str | None], outs: list[str | None]
 register(
     "Embedding",
     ["data", "weight"],
-    [p.integer("input_dim"), p.integer("output_dim"), p.dtype(), p.boolean("sparse_grad", False)],
+    [p.count("input_dim"), p.count("output_dim"), p.dtype(), p.boolean("sparse_grad", False)],
     shape=_embedding,
     type_rule=_embedding_types,
     doc="Row data[...] of weight (input_dim, output_dim). data of any shape holds whole numbers; those outside of "

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 REQUIRED = object()
+MOST_EDGES = 100_000  # inputs or outputs of one node
 FLOAT_TYPES = ("float16", "float32", "float64")
 ELEMENT_TYPES = ("bfloat16", "bool", "float16", "float32", "float64", "int32", "int64", "int8", "uint8")
 
@@ -74,6 +75,18 @@ def integer(name: str, default: Any = REQUIRED, optional: bool = False) -> Param
     return Param(name, "int", _read_int, default)
 
 
+def count(name: str, default: Any = REQUIRED, most: int = 2**31 - 1) -> Param:
+    """A number of things, 1 or more. ``most`` keeps a bad file from asking for more outputs than memory holds."""
+
+    def read(value: str) -> int:
+        found = _read_int(value)
+        if not 1 <= found <= most:
+            raise ValueError(value)
+        return found
+
+    return Param(name, f"int from 1 to {most}", read, default)
+
+
 def real(name: str, default: Any = REQUIRED, optional: bool = False) -> Param:
     if optional:
         return Param(name, "float or None", _or_none(float), default)
@@ -90,6 +103,18 @@ def dims(name: str, default: Any = REQUIRED, optional: bool = False) -> Param:
     if optional:
         return Param(name, "tuple of int or None", _or_none(read_dims), default)
     return Param(name, "tuple of int", read_dims, default)
+
+
+def lengths(name: str, default: Any = REQUIRED) -> Param:
+    """A tuple of lengths, 0 or more each."""
+
+    def read(value: str) -> tuple[int, ...]:
+        found = read_dims(value)
+        if min(found, default=0) < 0:
+            raise ValueError(value)
+        return found
+
+    return Param(name, "tuple of lengths", read, default)
 
 
 def optional_items(name: str, default: Any = REQUIRED) -> Param:

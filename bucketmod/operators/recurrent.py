@@ -67,8 +67,8 @@ register(
     "RNN",
     ["data", "parameters", "state", "state_cell", "sequence_length"],
     [
-        p.integer("state_size"),
-        p.integer("num_layers"),
+        p.count("state_size"),
+        p.count("num_layers"),
         p.boolean("bidirectional", False),
         p.choice("mode", ("gru", "lstm", "rnn_relu", "rnn_tanh")),
         p.real("p", 0.0),

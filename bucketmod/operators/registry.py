@@ -117,11 +117,6 @@ _BY_NAME: dict[str, OpDef] = {}
 _CANONICAL: list[OpDef] = []
 
 
-def output_suffixes(count: int) -> tuple[str, ...]:
-    """``output`` for one output, ``output0, output1, ...`` for several."""
-    return ("output",) if count == 1 else tuple([f"output{i}" for i in range(count)])
-
-
 def register(
     name: str,
     arguments: Names = ("data",),

@@ -15,14 +15,14 @@ Attrs = Mapping[str, Any]
 
 def complete(shape: Shape) -> bool:
     """Whether every dimension is known."""
-    return shape is not None and 0 not in shape
+    return bool(shape) and 0 not in (shape or ())
 
 
 def unify(a: Shape, b: Shape) -> Shape:
     """What is known when both describe one tensor. Raises ValueError when they contradict each other."""
-    if a == b or b is None:
+    if a == b or not b:  # no tensor has zero dimensions here, so () knows nothing
         return a
-    if a is None:
+    if not a:
         return b
     if len(a) != len(b):
         raise ValueError(f"shapes {a} and {b} do not agree: {len(a)} and {len(b)} dimensions")

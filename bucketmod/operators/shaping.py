@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from bucketmod.operators import parameters as p
 from bucketmod.operators import shapes
-from bucketmod.operators.registry import Attrs, output_suffixes, register
+from bucketmod.operators.registry import Attrs, register
 from bucketmod.operators.shapes import Shape, normal_axes, normal_axis, unify, unify_dims
 
 
@@ -15,10 +15,10 @@ def reshaped(data: tuple[int, ...], codes: Sequence[int], reverse: bool = False)
 
     Codes: n > 0 that length; 0 copies the input's dimension; -1 takes what is left over; -2 copies all remaining
     dimensions; -3 merges two; -4 splits one into the two numbers that follow, one of which may be -1. ``reverse``
-    matches from the last axis. Raises ValueError when the codes do not fit.
+    matches from the last axis, with the codes read backwards. Raises ValueError when the codes do not fit.
     """
     if reverse:
-        return reshaped(data[::-1], _reversed_codes(codes), False)[::-1]
+        return reshaped(data[::-1], codes[::-1], False)[::-1]
     out: list[int] = []
     used, leftover, i = 0, -1, 0
 
@@ -57,8 +57,8 @@ def reshaped(data: tuple[int, ...], codes: Sequence[int], reverse: bool = False)
 
 
 def _split_dim(dim: int, first: int, second: int) -> list[int]:
-    if first == second == -1:
-        raise ValueError("-4 is followed by two -1")
+    if first == second == -1 or first * second == 0 or min(first, second) < -1:
+        raise ValueError(f"-4 cannot split into {first} and {second}: one may be -1, else they are lengths")
     if first == -1:
         first = dim // second
     elif second == -1:
@@ -79,17 +79,6 @@ def _fill_leftover(data: tuple[int, ...], out: list[int], leftover: int, codes: 
     elif rest != total or leftover >= 0:
         raise ValueError(f"{data} with {total} elements cannot become shape={tuple(codes)}")
     return tuple(out)
-
-
-def _reversed_codes(codes: Sequence[int]) -> list[int]:
-    groups: list[list[int]] = []
-    i = 0
-    while i < len(codes):
-        length = 3 if codes[i] == -4 else 1
-        group = list(codes[i : i + length])
-        groups.append([-4, *reversed(group[1:])] if length == 3 else group)
-        i += length
-    return [code for group in reversed(groups) for code in group]
 
 
 def _target_shape(data: tuple[int, ...], target: Sequence[int], keep_highest: bool) -> tuple[int, ...]:
@@ -126,7 +115,7 @@ register(
     params=[
         p.dims("shape", ()),
         p.boolean("reverse", False),
-        p.dims("target_shape", ()),
+        p.lengths("target_shape", ()),
         p.boolean("keep_highest", False),
     ],
     aliases=["reshape"],
@@ -156,6 +145,8 @@ def _concat(attrs: Attrs, ins: list[Shape], outs: list[Shape]) -> None:
     axis = normal_axis(attrs["dim"], len(known))
     common: Shape = (0,) * len(known)
     for shape in [*ins, outs[0]]:  # all dimensions but the joined one are common
+        if shape is not None and len(shape) != len(known):
+            raise ValueError(f"{known} and {shape} have different numbers of dimensions")
         common = unify(common, None if shape is None else _with(shape, axis, 0))
     lengths = [0 if s is None else s[axis] for s in ins]
     total = outs[0][axis] if outs[0] is not None else 0
@@ -175,7 +166,7 @@ def _with(shape: tuple[int, ...], axis: int, dim: int) -> tuple[int, ...]:
 register(
     "Concat",
     [],
-    [p.integer("num_args"), p.integer("dim", 1)],
+    [p.count("num_args", most=p.MOST_EDGES), p.integer("dim", 1)],
     inputs_of=_numbered,
     variadic="num_args",
     aliases=["concat"],
@@ -201,7 +192,7 @@ def _stack(attrs: Attrs, ins: list[Shape], outs: list[Shape]) -> None:
 register(
     "stack",
     [],
-    [p.integer("axis", 0), p.integer("num_args")],
+    [p.integer("axis", 0), p.count("num_args", most=p.MOST_EDGES)],
     inputs_of=_numbered,
     variadic="num_args",
     shape=_stack,
@@ -234,8 +225,8 @@ def _slice_channel(attrs: Attrs, ins: list[Shape], outs: list[Shape]) -> None:
 
 register(
     "SliceChannel",
-    params=[p.integer("num_outputs"), p.integer("axis", 1), p.boolean("squeeze_axis", False)],
-    outputs=lambda a: output_suffixes(a["num_outputs"]),
+    params=[p.count("num_outputs", most=p.MOST_EDGES), p.integer("axis", 1), p.boolean("squeeze_axis", False)],
+    outputs=lambda a: [f"output{i}" for i in range(a["num_outputs"])],
     aliases=["split"],
     shape=_slice_channel,
     doc="num_outputs equal parts along ``axis``; squeeze_axis drops that axis when its parts have length 1.",
@@ -301,8 +292,8 @@ def _expand_dims(attrs: Attrs, ins: list[Shape], outs: list[Shape]) -> None:
     axis = normal_axis(attrs["axis"], ndim)
     if outs[0] is not None:
         ins[0] = unify(ins[0], (*outs[0][:axis], *outs[0][axis + 1 :]))
-    assert ins[0] is not None
-    outs[0] = unify(outs[0], (*ins[0][:axis], 1, *ins[0][axis:]))
+    if ins[0]:
+        outs[0] = unify(outs[0], (*ins[0][:axis], 1, *ins[0][axis:]))
 
 
 register("expand_dims", params=[p.integer("axis")], shape=_expand_dims, doc="A new axis of length 1 at ``axis``.")
@@ -408,7 +399,7 @@ def _stretched(data: tuple[int, ...], target: Sequence[int], words: str) -> tupl
 
 register(
     "broadcast_to",
-    params=[p.dims("shape", ())],
+    params=[p.lengths("shape", ())],
     shape=_broadcast_to,
     doc="Axes of length 1 repeated to ``shape``; 0 there keeps the input's length.",
 )
@@ -428,7 +419,7 @@ def _broadcast_axis(attrs: Attrs, ins: list[Shape], outs: list[Shape]) -> None:
 
 register(
     "broadcast_axis",
-    params=[p.dims("axis", ()), p.dims("size", ())],
+    params=[p.dims("axis", ()), p.lengths("size", ())],
     aliases=["broadcast_axes"],
     shape=_broadcast_axis,
     doc="The axes of length 1 named by ``axis``, repeated to the lengths in ``size``.",
@@ -444,7 +435,7 @@ def _tile(attrs: Attrs, ins: list[Shape], outs: list[Shape]) -> None:
     outs[0] = unify(outs[0], tuple([d * r for d, r in zip(padded, times, strict=True)]))
 
 
-register("tile", params=[p.dims("reps")], shape=_tile, doc="The whole input repeated reps[i] times along axis i.")
+register("tile", params=[p.lengths("reps")], shape=_tile, doc="The whole input repeated reps[i] times along axis i.")
 
 
 def _repeat(attrs: Attrs, ins: list[Shape], outs: list[Shape]) -> None:
@@ -460,7 +451,7 @@ def _repeat(attrs: Attrs, ins: list[Shape], outs: list[Shape]) -> None:
 
 register(
     "repeat",
-    params=[p.integer("repeats"), p.integer("axis", None, optional=True)],
+    params=[p.count("repeats"), p.integer("axis", None, optional=True)],
     shape=_repeat,
     doc="Each element repeated ``repeats`` times along ``axis`` (None: of the flattened input).",
 )

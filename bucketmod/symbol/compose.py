@@ -90,5 +90,9 @@ def replace_variables(outputs: Sequence[Entry], replacements: Mapping[str, Entry
 
 
 def text(value: Any) -> str:
-    """How an attribute value is written into the graph."""
+    """How an attribute value is written into the graph: as Python prints it, numpy's numbers as plain ones."""
+    if isinstance(value, tuple):
+        return f"({', '.join([text(v) for v in value])}{',' if len(value) == 1 else ''})"
+    if isinstance(value, list):
+        return f"[{', '.join([text(v) for v in value])}]"
     return value if isinstance(value, str) else str(value)

@@ -8,7 +8,7 @@ from typing import Any
 
 from bucketmod.base import DTYPE_NAMES, OperatorError, ShapeError
 from bucketmod.operators.parameters import read_dims
-from bucketmod.operators.shapes import Shape, unify
+from bucketmod.operators.shapes import Shape, complete, unify
 from bucketmod.operators.types import unify as unify_types
 from bucketmod.symbol.graph import Node
 
@@ -19,16 +19,19 @@ Rule = Callable[[Node, list[Any], list[Any]], None]
 def infer_shapes(nodes: Sequence[Node], given: Mapping[str, Shape]) -> dict[Node, list[Shape]]:
     """Shapes of every output of every node, as far as they are determined.
 
-    ``nodes`` in topological order; ``given``: shapes of variables by name. Variables' own ``__shape__`` count too.
+    ``nodes`` in topological order; ``given``: shapes of variables by name. Variables' own ``__shape__`` count
+    where no complete shape is given.
     Raises ShapeError naming the node where shapes contradict each other.
     """
 
     def start(node: Node) -> Shape:
-        declared = node.attrs.get("__shape__")
+        known, declared = given.get(node.name), node.attrs.get("__shape__")
+        if declared is None or complete(known):
+            return known
         try:
-            return unify(given.get(node.name), None if declared is None else _declared_shape(declared))
-        except ValueError as error:
-            raise ShapeError(f"variable {node.name!r}: given and declared {error}") from None
+            return _declared_shape(declared) or known
+        except ValueError:
+            raise ShapeError(f"variable {node.name!r}: __shape__ {declared!r} is no shape") from None
 
     def rule(node: Node, ins: list[Shape], outs: list[Shape]) -> None:
         assert node.op is not None
@@ -41,12 +44,8 @@ def infer_types(nodes: Sequence[Node], given: Mapping[str, str | None]) -> dict[
     """Names of element types of every output of every node; as :func:`infer_shapes`, raising OperatorError."""
 
     def start(node: Node) -> str | None:
-        code = node.attrs.get("__dtype__")
-        declared = DTYPE_NAMES.get(int(code)) if code is not None and code.lstrip("-").isdigit() else None
-        try:
-            return unify_types([given.get(node.name), declared])
-        except ValueError as error:
-            raise OperatorError(f"variable {node.name!r}: given and declared {error}") from None
+        known, code = given.get(node.name), node.attrs.get("__dtype__", "")
+        return known or (DTYPE_NAMES.get(int(code)) if code.isdecimal() else None)
 
     def rule(node: Node, ins: list[str | None], outs: list[str | None]) -> None:
         assert node.op is not None

@@ -26,7 +26,7 @@ class Symbol:
     """
 
     __slots__ = ("outputs", "__weakref__")
-    __array_priority__ = 1000.0  # numpy numbers on the left leave the operation to us
+    __array_ufunc__ = None  # numpy numbers on the left leave the operation to us
 
     def __init__(self, outputs: Sequence[Entry]) -> None:
         self.outputs: list[Entry] = list(outputs)

@@ -9,7 +9,7 @@ import numpy as np
 
 from bucketmod import attribute
 from bucketmod.base import DTYPE_CODES
-from bucketmod.symbol.compose import hidden_key
+from bucketmod.symbol.compose import hidden_key, text
 from bucketmod.symbol.graph import Node
 from bucketmod.symbol.symbol import Symbol
 
@@ -38,7 +38,7 @@ def Variable(
         raise TypeError(f"a variable's name must be text, not {type(name).__name__} {name!r}")
     attrs = {hidden_key(key): value for key, value in attribute.current().get(attr).items()}
     if shape is not None:
-        attrs["__shape__"] = str(shape)
+        attrs["__shape__"] = text(shape)
     if lr_mult is not None:
         attrs["__lr_mult__"] = str(lr_mult)
     if wd_mult is not None:

@@ -249,11 +249,11 @@ S.cast(a, dtype='int32') | a=(2, 3)
 a.astype('float64') | a=(2, 3)
 S.zeros_like(a) | a=(2, 3)
 S.ones_like(a) | a=(2, 3)
-S.zeros((0, 3)) | 
+S.zeros((0, 3)) |
 S.zeros((0, 3)) + a | a=(2, 3)
-S.zeros(shape=(2, 3), dtype='int32') | 
-S.ones((2, 3)) | 
-S.full((2,), 2.5) | 
+S.zeros(shape=(2, 3), dtype='int32') |
+S.ones((2, 3)) |
+S.full((2,), 2.5) |
 S.clip(a, 0, 1) | a=(2, 3)
 a.clip(a_min=-1, a_max=1) | a=(2, 3)
 S.where(a, b, c) | a=(2, 3), b=(2, 3)
@@ -313,7 +313,7 @@ def cases():
     found = []
     for line in EXPRESSIONS.strip().split("\n"):
         expression, _, shapes = line.partition(" | ") if " | " in line else (line.rstrip(" |"), "", "")
-        found.append((expression.strip(), eval("dict(%s)" % shapes)))
+        found.append((expression.strip(), eval(f"dict({shapes})")))
     return found
 
 
@@ -345,16 +345,18 @@ def lstm(mx, steps, hidden=4, layers=2):
     embed = S.Embedding(S.Variable("data"), input_dim=11, output_dim=6, name="embed")
     inputs = list(S.SliceChannel(embed, num_outputs=steps, axis=1, squeeze_axis=True))
     for layer in range(layers):
-        prefix = "lstm_l%d_" % layer
+        prefix = f"lstm_l{layer}_"
         wi, bi, wh, bh = step_weights(mx, prefix)
-        h, c = [S.zeros(shape=(0, hidden), name="%sbegin_state_%d" % (prefix, i)) for i in range(2)]
+        h, c = [S.zeros(shape=(0, hidden), name=f"{prefix}begin_state_{i}") for i in range(2)]
         outputs = []
         for t, x in enumerate(inputs):
-            name = "%st%d_" % (prefix, t)
+            name = f"{prefix}t{t}_"
             gates = S.FullyConnected(data=x, weight=wi, bias=bi, num_hidden=4 * hidden, name=name + "i2h")
             gates = gates + S.FullyConnected(data=h, weight=wh, bias=bh, num_hidden=4 * hidden, name=name + "h2h")
             parts = S.SliceChannel(gates, num_outputs=4, name=name + "slice")
-            i, f, o = [S.Activation(parts[k], act_type="sigmoid", name=name + n) for k, n in ((0, "i"), (1, "f"), (3, "o"))]
+            i, f, o = [
+                S.Activation(parts[k], act_type="sigmoid", name=name + n) for k, n in ((0, "i"), (1, "f"), (3, "o"))
+            ]
             c = S.elemwise_add(f * c, i * S.Activation(parts[2], act_type="tanh", name=name + "c"), name=name + "state")
             h = S.elemwise_mul(o, S.Activation(c, act_type="tanh"), name=name + "out")
             outputs.append(h)
@@ -371,8 +373,8 @@ def gru(mx, steps, hidden=4):
     h = S.zeros(shape=(0, hidden))
     outputs = []
     for t, x in enumerate(S.split(embed, num_outputs=steps, axis=1, squeeze_axis=True)):
-        i2h = S.FullyConnected(data=x, weight=wi, bias=bi, num_hidden=3 * hidden, name="t%d_i2h" % t)
-        h2h = S.FullyConnected(data=h, weight=wh, bias=bh, num_hidden=3 * hidden, name="t%d_h2h" % t)
+        i2h = S.FullyConnected(data=x, weight=wi, bias=bi, num_hidden=3 * hidden, name=f"t{t}_i2h")
+        h2h = S.FullyConnected(data=h, weight=wh, bias=bh, num_hidden=3 * hidden, name=f"t{t}_h2h")
         ir, iz, io = S.SliceChannel(i2h, num_outputs=3)
         hr, hz, ho = S.SliceChannel(h2h, num_outputs=3)
         r, z = S.Activation(ir + hr, act_type="sigmoid"), S.Activation(iz + hz, act_type="sigmoid")
@@ -384,7 +386,7 @@ def gru(mx, steps, hidden=4):
 def shared_weights(mx):
     S = mx.sym
     weight, x = S.Variable("w", lr_mult=2, init='["one", {}]'), S.Variable("data")
-    for i in range(2):
+    for _ in range(2):
         x = S.Activation(S.FullyConnected(x, weight=weight, num_hidden=3, no_bias=True), act_type="tanh") + x
     return S.MakeLoss(S.mean(S.square(x)), name="loss")
 
@@ -393,8 +395,15 @@ def language_model_head(mx):
     S = mx.sym
     cell = S.RNN(
         S.SwapAxis(S.Embedding(S.Variable("data"), input_dim=9, output_dim=3, name="embed"), dim1=0, dim2=1),
-        parameters=S.Variable("rnn_parameters"), state=S.zeros((2, 0, 4)), state_cell=S.zeros((2, 0, 4)),
-        state_size=4, num_layers=2, mode="lstm", p=0.3, state_outputs=True, name="rnn",
+        parameters=S.Variable("rnn_parameters"),
+        state=S.zeros((2, 0, 4)),
+        state_cell=S.zeros((2, 0, 4)),
+        state_size=4,
+        num_layers=2,
+        mode="lstm",
+        p=0.3,
+        state_outputs=True,
+        name="rnn",
     )
     out = S.Dropout(S.SwapAxis(cell[0], dim1=0, dim2=1), p=0.5)
     pred = S.FullyConnected(S.Reshape(out, shape=(-1, 4)), num_hidden=9, name="pred")
@@ -412,7 +421,7 @@ def transformer(mx, steps, width=8, heads=2, layers=2):
     positions = S.Variable("pos_weight", shape=(1, 7, width))
     x = S.broadcast_add(x, S.slice_axis(positions, axis=1, begin=0, end=steps))
     for i in range(layers):
-        p = "l%d_" % i
+        p = f"l{i}_"
         qkv = S.split(dense(x, 3 * width, p + "qkv"), num_outputs=3, axis=2)
         q, k, v = [
             S.reshape(S.transpose(S.reshape(t, shape=(0, 0, -4, heads, -1)), axes=(0, 2, 1, 3)), shape=(-3, 0, 0))

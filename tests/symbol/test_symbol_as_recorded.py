@@ -18,6 +18,9 @@ assert _spec is not None and _spec.loader is not None
 symbol_cases = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(symbol_cases)
 
+# MXNet notices only when it runs that the number of elements differs.
+REFUSED_EARLIER = {"S.Reshape(a, shape=(5, 5))"}
+
 GRAPHS = [r for r in RECORDS if "graph" in r]
 
 
@@ -31,6 +34,16 @@ def given(record):
 
 def listed(shapes):
     return [None if part is None else [list(shape) for shape in part] for part in shapes]
+
+
+def covers(found, recorded):
+    """Whether everything that MXNet knew is known here too; more may be."""
+    if recorded is None:
+        return True
+    return len(found) == len(recorded) and all(
+        not r or (len(f) == len(r) and all(y in (0, x) for x, y in zip(f, r, strict=True)))
+        for f, r in zip(found, recorded, strict=True)
+    )
 
 
 def normal(graph):
@@ -60,11 +73,12 @@ def test_shapes_and_types(record):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for key, infer in (("shapes", symbol.infer_shape), ("partial", symbol.infer_shape_partial)):
-            if record[key] == "MXNetError":
+            if record[key] == "MXNetError" or record["expression"] in REFUSED_EARLIER:
                 with pytest.raises(mx.MXNetError):
                     infer(**given(record))
             else:
-                assert listed(infer(**given(record))) == record[key], key
+                found = listed(infer(**given(record)))
+                assert all(covers(f, r) for f, r in zip(found, record[key], strict=True)), (key, found)
     if record["types"] != "MXNetError":
         types = symbol.infer_type(**dict.fromkeys(symbol.list_arguments()[:1], "float32"))
         assert [None if part is None else [t.__name__ for t in part] for part in types] == record["types"]

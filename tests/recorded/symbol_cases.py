@@ -305,6 +305,12 @@ gru(mx, 3) | data=(2, 3)
 shared_weights(mx) | data=(2, 3)
 language_model_head(mx) | data=(4, 5), softmax_label=(4, 5)
 transformer(mx, 5) | data=(2, 5)
+cells(mx, "LSTMCell", 3) | data=(2, 3), softmax_label=(2, 3)
+cells(mx, "GRUCell", 3) | data=(2, 3), softmax_label=(2, 3)
+cells(mx, "RNNCell", 3) | data=(2, 3), softmax_label=(2, 3)
+fused(mx, "lstm", 3) | data=(3, 2), softmax_label=(3, 2)
+fused(mx, "gru", 3) | data=(3, 2), softmax_label=(3, 2)
+unfused(mx, 3) | data=(2, 3), softmax_label=(2, 3)
 """
 
 
@@ -409,6 +415,33 @@ def language_model_head(mx):
     pred = S.FullyConnected(S.Reshape(out, shape=(-1, 4)), num_hidden=9, name="pred")
     label = S.reshape(S.Variable("softmax_label"), shape=(-1,))
     return S.Group([S.SoftmaxOutput(pred, label, name="softmax", use_ignore=True), S.BlockGrad(cell[1]), cell[2]])
+
+
+def classified(mx, outputs, hidden):
+    pred = mx.sym.FullyConnected(mx.sym.Reshape(outputs, shape=(-1, hidden)), num_hidden=11, name="pred")
+    label = mx.sym.Reshape(mx.sym.Variable("softmax_label"), shape=(-1,))
+    return mx.sym.SoftmaxOutput(pred, label, name="softmax")
+
+
+def cells(mx, kind, steps):
+    stack = mx.rnn.SequentialRNNCell()
+    for layer in range(2):
+        stack.add(getattr(mx.rnn, kind)(num_hidden=4, prefix=f"l{layer}_"))
+        stack.add(mx.rnn.DropoutCell(0.3, prefix=f"drop{layer}_"))
+    embed = mx.sym.Embedding(mx.sym.Variable("data"), input_dim=11, output_dim=6, name="embed")
+    return classified(mx, stack.unroll(steps, inputs=embed, merge_outputs=True)[0], 4)
+
+
+def fused(mx, mode, steps):
+    cell = mx.rnn.FusedRNNCell(4, num_layers=2, mode=mode, dropout=0.2)
+    embed = mx.sym.Embedding(mx.sym.Variable("data"), input_dim=11, output_dim=6, name="embed")
+    return classified(mx, cell.unroll(steps, inputs=embed, merge_outputs=True, layout="TNC")[0], 4)
+
+
+def unfused(mx, steps):
+    cell = mx.rnn.FusedRNNCell(4, num_layers=1, mode="lstm", bidirectional=True).unfuse()
+    embed = mx.sym.Embedding(mx.sym.Variable("data"), input_dim=11, output_dim=6, name="embed")
+    return classified(mx, cell.unroll(steps, inputs=embed, merge_outputs=True)[0], 8)
 
 
 def transformer(mx, steps, width=8, heads=2, layers=2):

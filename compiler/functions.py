@@ -14,8 +14,9 @@ from typing import Any
 
 import numpy as np
 import onnx
-from bucketmod.compiler.program import DOMAIN, OPSET
 from onnx import AttributeProto, FunctionProto, NodeProto, helper, numpy_helper
+
+from bucketmod.compiler.program import DOMAIN, OPSET
 
 _INT_MAX = np.iinfo(np.int64).max
 _INT_MIN = np.iinfo(np.int64).min

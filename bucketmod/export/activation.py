@@ -12,7 +12,7 @@ _ACTIVATIONS = {"relu": "Relu", "sigmoid": "Sigmoid", "tanh": "Tanh", "softrelu"
 def activation(node: NodeExport) -> Tensor:
     kind = node.attrs["act_type"]
     if kind == "softsign":
-        return softsign(node)
+        return _softsign(node)
     if kind not in _ACTIVATIONS:
         node.refuse(f"act_type={kind!r}")
     return node.result(_ACTIVATIONS[kind], node.inputs)
@@ -20,6 +20,10 @@ def activation(node: NodeExport) -> Tensor:
 
 @exporter("softsign")
 def softsign(node: NodeExport) -> Tensor:
+    return _softsign(node)
+
+
+def _softsign(node: NodeExport) -> Tensor:
     """x / (1 + |x|) spelled out: the standard Softsign has no gradient in the builder."""
     size = node.op("Add", [node.op("Abs", node.inputs), node.constant(1)])
     return node.result("Div", [node.inputs[0], size])

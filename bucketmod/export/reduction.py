@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from bucketmod.export.graph_writer import Tensor
 from bucketmod.export.registry import INT64, NodeExport, exporter
@@ -17,7 +18,8 @@ def _reduce(node: NodeExport, op_type: str) -> Tensor:
         return data
     left = tuple(1 if a in axes else n for a, n in enumerate(data.shape) if keep or a not in axes)
     # In opset 17 only ReduceSum takes its axes as an input.
-    inputs, attributes = ([data, node.integers(axes)], {}) if op_type == "ReduceSum" else ([data], {"axes": axes})
+    attributes: dict[str, Any] = {} if op_type == "ReduceSum" else {"axes": axes}
+    inputs = [data, node.integers(axes)] if op_type == "ReduceSum" else [data]
     if left == node.out_shapes[0]:
         return node.result(op_type, inputs, keepdims=keep, **attributes)
     reduced = node.op(op_type, inputs, left, keepdims=keep, **attributes)

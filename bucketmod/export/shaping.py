@@ -86,11 +86,12 @@ def slice_axis(node: NodeExport) -> Tensor:
 @exporter("slice")
 def slice_(node: NodeExport) -> Tensor:
     begins, ends, steps = node.attrs["begin"], node.attrs["end"], node.attrs["step"]
-    steps = [step or 1 for step in (*steps, *[1] * (len(begins) - len(steps)))]
-    triples = [slice_bounds(*bounds) for bounds in zip(node.inputs[0].shape, begins, ends, steps, strict=False)]
-    starts, stops, steps = zip(*triples, strict=True)
-    stops = [_TO_THE_START if stop < 0 else stop for stop in stops]  # Python's -1 = up to and with the first element
-    return node.result("Slice", [node.inputs[0], *map(node.integers, (starts, stops, range(len(starts)), steps))])
+    steps = (*steps, *[None] * (len(begins) - len(steps)))
+    bounds = [slice_bounds(*each) for each in zip(node.inputs[0].shape, begins, ends, steps, strict=False)]
+    starts = [start for start, _, _ in bounds]
+    stops = [_TO_THE_START if stop < 0 else stop for _, stop, _ in bounds]  # Python's -1: the first element included
+    columns = [starts, stops, range(len(bounds)), [step for _, _, step in bounds]]
+    return node.result("Slice", [node.inputs[0], *map(node.integers, columns)])
 
 
 @exporter("reverse")

@@ -140,7 +140,7 @@ class DropoutCell(BaseRNNCell):
     def __init__(self, dropout: float, prefix: str = "dropout_", params: RNNParams | None = None) -> None:
         super().__init__(prefix, params)
         assert isinstance(dropout, numbers.Real), f"dropout must be a number between 0 and 1, got {dropout!r}"
-        self.dropout = dropout
+        self.dropout: float = dropout
 
     @property
     def state_info(self) -> list[Any]:

@@ -53,6 +53,7 @@ class FusedRNNCell(BaseRNNCell):
         self._directions = ("l", "r") if bidirectional else ("l",)
         init = initializer.FusedRNN(None, num_hidden, num_layers, mode, bidirectional, forget_bias)
         self._parameter = self.params.get("parameters", init=init)
+        self._parameter_name: str = self._parameter.list_outputs()[0]
 
     @property
     def state_info(self) -> list[Any]:
@@ -84,7 +85,7 @@ class FusedRNNCell(BaseRNNCell):
         num_input, rest = divmod(total - self._vector_size(0), per_column)
         if rest or num_input < 0:
             raise ValueError(
-                f"{self._parameter.name!r} has {total} elements, which no input size gives for {self._num_layers} "
+                f"{self._parameter_name!r} has {total} elements, which no input size gives for {self._num_layers} "
                 f"layers of {self._mode} with {self._num_hidden} units and {len(self._directions)} direction(s)"
             )
         return num_input
@@ -92,7 +93,7 @@ class FusedRNNCell(BaseRNNCell):
     def unpack_weights(self, args: Arrays) -> Arrays:
         """A copy of ``args`` with the vector cut into one array for each layer, direction and gate (copies)."""
         args = args.copy()
-        vector = args.pop(self._parameter.name)
+        vector = args.pop(self._parameter_name)
         start = 0
         for name, shape in self._blocks(self._input_size(vector.size)):
             end = start + math.prod(shape)
@@ -105,7 +106,7 @@ class FusedRNNCell(BaseRNNCell):
         args = args.copy()
         first = args[f"{self._prefix}l0_i2h{self._gate_names[0]}_weight"]
         parts = [args.pop(name).reshape((-1,)) for name, _ in self._blocks(first.shape[1])]
-        args[self._parameter.name] = ndarray.concatenate(parts)
+        args[self._parameter_name] = ndarray.concatenate(parts)
         return args
 
     def __call__(self, inputs: Symbol, states: Sequence[Symbol]) -> tuple[Symbol, list[Symbol]]:
@@ -150,7 +151,7 @@ class FusedRNNCell(BaseRNNCell):
         for layer in range(self._num_layers):
             cells = [self._plain_cell(f"{self._prefix}{direction}{layer}_") for direction in self._directions]
             if self._bidirectional:
-                stack.add(BidirectionalCell(*cells, output_prefix=f"{self._prefix}bi_l{layer}_"))
+                stack.add(BidirectionalCell(cells[0], cells[1], output_prefix=f"{self._prefix}bi_l{layer}_"))
             else:
                 stack.add(cells[0])
             if self._dropout > 0 and layer != self._num_layers - 1:

@@ -23,7 +23,7 @@ TypeRule = Callable[[Attrs, list[str | None], list[str | None]], None]
 class OpDef:
     """An operator of the graph.
 
-    ``arguments``: every argument that a call may give, in order; ``inputs_of``/``aux_of``/``outputs_of`` narrow these
+    ``arguments``: every argument that a call may give, in order; ``inputs_of`` and ``outputs_of`` narrow these
     down for one set of parsed attributes. ``variadic`` names the attribute that holds the number of inputs of an
     operator that takes any number of them. The first ``visible_of(attrs)`` outputs are seen by the user.
     ``variable_attrs``: attributes that an automatically made argument gets (its initializer, say).
@@ -35,9 +35,9 @@ class OpDef:
     shape_rule: ShapeRule
     type_rule: TypeRule
     inputs_of: Callable[[Attrs], Names]
-    aux_of: Callable[[Attrs], Names]
     outputs_of: Callable[[Attrs], Names]
     visible_of: Callable[[Attrs], int]
+    auxiliary: tuple[str, ...] = ()
     aliases: tuple[str, ...] = ()
     variadic: str = ""
     variable_attrs: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
@@ -83,7 +83,7 @@ class OpDef:
 
     def aux(self, attrs: Attrs) -> list[str]:
         """Names of the auxiliary states; in a node they come after the inputs."""
-        return list(self.aux_of(attrs))
+        return list(self.auxiliary)
 
     def output_names(self, attrs: Attrs) -> list[str]:
         """Suffixes of all outputs, the invisible ones too."""
@@ -105,7 +105,7 @@ class OpDef:
         """
         ins, outs = list(in_shapes), list(out_shapes)
         self.shape_rule(attrs, ins, outs)
-        split = len(ins) - len(self.aux_of(attrs))
+        split = len(ins) - len(self.auxiliary)
         return ins[:split], outs, ins[split:]
 
 
@@ -134,7 +134,7 @@ def register(
     doc: str = "",
 ) -> OpDef:
     """Adds an operator. ``visible`` defaults to all outputs; ``inputs_of`` to all arguments."""
-    fixed_arguments, fixed_aux = tuple(arguments), tuple(aux)
+    fixed_arguments = tuple(arguments)
     outputs_of = outputs if callable(outputs) else _always(tuple(outputs))
     if visible is None:
         visible_of: Callable[[Attrs], int] = lambda attrs: len(outputs_of(attrs))  # noqa: E731
@@ -147,7 +147,7 @@ def register(
         shape_rule=shape,
         type_rule=type_rule,
         inputs_of=inputs_of or _always(fixed_arguments),
-        aux_of=_always(fixed_aux),
+        auxiliary=tuple(aux),
         outputs_of=outputs_of,
         visible_of=visible_of,
         aliases=tuple(aliases),

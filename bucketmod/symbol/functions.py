@@ -29,8 +29,8 @@ def operator_function(spelling: str) -> OperatorFunction:
 
 
 def _fixed_function(op: OpDef, spelling: str) -> OperatorFunction:
-    positional = [*op.arguments, *(p.name for p in op.params)]
-    inputs = frozenset(op.arguments)
+    positional = [*op.arguments, *op.auxiliary, *(p.name for p in op.params)]
+    inputs = frozenset((*op.arguments, *op.auxiliary))
 
     def call(*args: Any, name: str | None = None, attr: dict[str, str] | None = None, out: Any = None, **kwargs: Any):
         if len(args) > len(positional):
@@ -90,7 +90,7 @@ def _attribute_text(key: str, value: Any) -> str:
 def _signature(op: OpDef) -> inspect.Signature:
     kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
     after = inspect.Parameter.KEYWORD_ONLY if op.variadic else kind
-    found = [inspect.Parameter(n, kind, default=None) for n in op.arguments]
+    found = [inspect.Parameter(n, kind, default=None) for n in (*op.arguments, *op.auxiliary)]
     if op.variadic:
         found = [inspect.Parameter("data", inspect.Parameter.VAR_POSITIONAL)]
     found += [inspect.Parameter(p.name, after, default=_Null) for p in op.params if p.name != op.variadic]

@@ -117,7 +117,7 @@ def auxiliary_nodes(nodes: Iterable[Node]) -> set[Node]:
     found: set[Node] = set()
     for node in nodes:
         if node.op is not None:
-            count = len(node.op.aux_of(node.parsed))
+            count = len(node.op.auxiliary)
             if count:
                 found.update(child for child, _ in node.inputs[-count:])
     return found

@@ -38,7 +38,7 @@ def _node_json(node: Node, position: dict[Node, int]) -> str:
     record: dict[str, Any] = {"op": node.op_name, "name": node.name}
     if node.attrs:
         record["attrs"] = dict(sorted(node.attrs.items()))
-    states = len(node.op.aux_of(node.parsed)) if node.op is not None else 0
+    states = len(node.op.auxiliary) if node.op is not None else 0
     first_state = len(node.inputs) - states
     record["inputs"] = [[position[child], index, int(i >= first_state)] for i, (child, index) in enumerate(node.inputs)]
     return json.dumps(record)

@@ -1,6 +1,7 @@
 """Attribute texts, registration and robustness of the rules."""
 
 import inspect
+import json
 import random
 
 import pytest
@@ -59,6 +60,30 @@ def test_every_operator_is_documented_and_has_a_function(op):
     function = mx.sym.functions.OPERATOR_FUNCTIONS[op.name]
     assert op.doc and op.doc in function.__doc__
     assert list(inspect.signature(function).parameters)[-1] == "kwargs"
+
+
+def test_auxiliary_states_are_kept_apart_from_arguments():
+    """As batch normalisation will need it: a state after the arguments, with an initial value of its own."""
+
+    def rule(attrs, ins, outs):
+        shapes.outputs_like_first(attrs, ins[:1], outs)
+        outs[0] = ins[0]
+        if ins[0] is not None:
+            ins[1] = ins[2] = (ins[0][1],)
+
+    name = "_test_operator_with_a_state"
+    initial = {"moving": {"__init__": '["zero", {}]'}}
+    register(name, ["data", "gamma"], aux=["moving"], shape=rule, variable_attrs=initial, doc="For this test.")
+    net = mx.sym.functions.operator_function(name)(mx.sym.Variable("data"), name="bn")
+    assert net.list_arguments() == ["data", "bn_gamma"] and net.list_auxiliary_states() == ["bn_moving"]
+    assert net.list_inputs() == ["data", "bn_gamma", "bn_moving"]
+    assert net.infer_shape(data=(2, 3)) == ([(2, 3), (3,)], [(2, 3)], [(3,)])
+    assert net.attr_dict()["bn_moving"] == initial["moving"]
+    record = json.loads(net.tojson())
+    assert record["nodes"][-1]["inputs"] == [[0, 0, 0], [1, 0, 0], [2, 0, 1]]
+    assert mx.sym.load_json(net.tojson()).list_auxiliary_states() == ["bn_moving"]
+    given = mx.sym.functions.operator_function(name)(*map(mx.sym.Variable, "xyz"))
+    assert (given.list_arguments(), given.list_auxiliary_states()) == (["x", "y"], ["z"])
 
 
 def test_a_name_is_registered_once():

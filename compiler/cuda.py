@@ -14,7 +14,7 @@ from tvm import relax
 from tvm.s_tir import dlight
 
 from bucketmod.compiler.importer.importer import import_program
-from bucketmod.compiler.pipeline import graph_phase
+from bucketmod.compiler.pipeline import graph_phase, keep_kernels_whole
 from bucketmod.compiler.program import Program
 from bucketmod.compiler.target import Target
 
@@ -30,6 +30,7 @@ def build_for_cuda(program: Program, mode: str, wrt: Sequence[str], target: Targ
         module, _ = import_program(program, target)
         passes = [
             relax.transform.DeadCodeElimination(["main"]),
+            keep_kernels_whole(),
             relax.transform.LegalizeOps(),
             relax.transform.AnnotateTIROpPattern(),
             relax.transform.FuseOps(),

@@ -60,14 +60,25 @@ def is_tuned(function: tirx.PrimFunc) -> bool:
     return function.attrs is not None and TUNED in function.attrs
 
 
+def keep_kernels_whole() -> Any:
+    """Marks the kernels that converters emitted, so that fusion takes legalized operators only."""
+
+    @tvm.transform.module_pass(opt_level=0, name="keep_kernels_whole")
+    def mark(module: ir.IRModule, _: Any) -> ir.IRModule:
+        for var, function in module.functions_items():
+            if isinstance(function, tirx.PrimFunc):
+                module.update_func(var, function.with_attr("op_pattern", _OPAQUE))
+        return module
+
+    return mark
+
+
 def relax_phase(module: ir.IRModule) -> ir.IRModule:
     """Relax operators to kernels: what was not emitted as a kernel is legalized and fused."""
     transform = relax.transform
-    for var, function in module.functions_items():
-        if isinstance(function, tirx.PrimFunc) and is_tuned(function):
-            module.update_func(var, function.with_attr("op_pattern", _OPAQUE))
     passes = [
         transform.DeadCodeElimination(["main"]),
+        keep_kernels_whole(),
         transform.LegalizeOps(skip_ops=_VIEWS),
         transform.AnnotateTIROpPattern(),
         transform.FuseOps(),

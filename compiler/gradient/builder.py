@@ -30,10 +30,10 @@ def _bindings() -> Any:
 def build_gradient(model: onnx.ModelProto, outputs: Sequence[str], wrt: Sequence[str]) -> onnx.ModelProto:
     """``model`` with the backward nodes for ``wrt`` added.
 
-    The gradient of a tensor ``t`` is called ``t_grad``; those of ``outputs`` are free names for the caller to bind. Every
-    output must be made by an Identity, every name of ``wrt`` must reach an output. The order of nodes and some names
-    vary from process to process. Raises UnsupportedGradientError with the builder's words, ImportError where the
-    installed onnxruntime cannot build gradients.
+    The gradient of a tensor ``t`` is called ``t_grad``; those of ``outputs`` are free names for the caller to bind.
+    Every output must be made by an Identity, every name of ``wrt`` must reach an output, and no node may read a tensor
+    twice. The order of nodes and some names vary from process to process. Raises UnsupportedGradientError with the
+    builder's words, ImportError where the installed onnxruntime cannot build gradients.
     """
     bindings = _bindings()
     options = bindings.SessionOptions()

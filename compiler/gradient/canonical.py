@@ -66,7 +66,12 @@ def canonical_backward(
     kept, twins = _merge_equals(ordered, constants)
     results_at = [twins.get(name, name) for name in results_at]
     scheduled = _schedule(_needed(kept, results_at))
-    return _rename(scheduled, constants, dict(zip(results, results_at, strict=True)), names)
+    wishes: dict[str, str] = {}
+    for name, wish in sorted(names.wishes.items()):
+        at = aliases.get(name, name)
+        wishes.setdefault(twins.get(at, at), wish)
+    found = dict(zip(results, results_at, strict=True))
+    return _rename(scheduled, constants, found, Names(names.stem, wishes, names.fresh))
 
 
 def _topological(nodes: Sequence[BackwardNode]) -> list[BackwardNode]:

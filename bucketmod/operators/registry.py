@@ -114,7 +114,6 @@ def _a(kind: str) -> str:
 
 
 _BY_NAME: dict[str, OpDef] = {}
-_CANONICAL: list[OpDef] = []
 
 
 def register(
@@ -159,7 +158,6 @@ def register(
         if spelling in _BY_NAME:
             raise ValueError(f"operator {spelling!r} is registered twice")
         _BY_NAME[spelling] = op
-    _CANONICAL.append(op)
     return op
 
 

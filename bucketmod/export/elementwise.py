@@ -53,7 +53,7 @@ def _comparison(op_type: str, negated: bool) -> NodeExporter:
 
     def export(node: NodeExport) -> Tensor:
         truth = node.op(op_type, _operands(node), node.out_shapes[0], BOOL)
-        return node.cast(node.op("Not", [truth]) if negated else truth, node.dtype)
+        return node.cast_result(node.op("Not", [truth]) if negated else truth)
 
     return export
 
@@ -145,7 +145,7 @@ def where(node: NodeExport) -> Tensor:
 
 @exporter("Cast")
 def cast(node: NodeExport) -> Tensor:
-    return node.cast(node.inputs[0], node.dtype)
+    return node.cast_result(node.inputs[0])
 
 
 @exporter("zeros_like")

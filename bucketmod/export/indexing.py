@@ -32,14 +32,18 @@ def take(node: NodeExport) -> Tensor:
 
 @exporter("pick")
 def pick(node: NodeExport) -> Tensor:
+    """A sum in which only the picked element counts: its gradient is elementwise, and dense like that of a gather."""
     data, index = node.inputs
     axis = node.axis(node.attrs["axis"])
-    kept = (*data.shape[:axis], 1, *data.shape[axis + 1 :])
-    indices = node.reshape(_within(node, index, data.shape[axis], node.attrs["mode"]), kept)
+    size, kept = data.shape[axis], (*data.shape[:axis], 1, *data.shape[axis + 1 :])
+    indices = node.reshape(_within(node, index, size, node.attrs["mode"]), kept)
+    positions = node.reshape(node.integers(range(size)), (size,) + (1,) * (len(data.shape) - 1 - axis))
+    chosen = node.op("Equal", [indices, positions], data.shape, BOOL)
+    alone = node.op("Where", [chosen, data, node.constant(0)], data.shape, data.dtype)
+    inputs = [alone, node.integers([axis])]
     if node.out_shapes[0] == kept:
-        return node.result("GatherElements", [data, indices], axis=axis)
-    picked = node.op("GatherElements", [data, indices], kept, axis=axis)
-    return node.result("Reshape", [picked, node.integers(node.out_shapes[0])])
+        return node.result("ReduceSum", inputs, keepdims=1)
+    return node.reshape(node.op("ReduceSum", inputs, kept, keepdims=1), node.out_shapes[0])
 
 
 @exporter("one_hot")

@@ -46,36 +46,45 @@ def rnn(node: NodeExport) -> list[Tensor]:
     for name in _REFUSED:
         if node.attrs[name] not in (None, False):
             node.refuse(f"{name}={node.attrs[name]}")
-    kind, gates, attributes = _KINDS[node.attrs["mode"]]
     data, parameters, *states = node.inputs
+    gates = _KINDS[node.attrs["mode"]][1]
     directions = 2 if node.attrs["bidirectional"] else 1
     stack = _Stack(node.attrs["num_layers"], directions, gates, node.attrs["state_size"], data.shape[2])
-    blocks = _cut_parameters(node, parameters, stack)
-    state_parts = [_cut_states(node, state) for state in states]
-    last_states: list[list[Tensor]] = [[] for _ in states]
+    weights = _cut_parameters(node, parameters, stack)
+    begin = list(zip(*(_cut_states(node, state) for state in states), strict=True))
+    end: list[list[Tensor]] = []
     for layer in range(stack.layers):
         if layer and node.is_train and node.attrs["p"] > 0:
             data = node.dropout(data, float(node.attrs["p"]))
-        sequences = []
-        for direction in range(directions):
-            index = layer * directions + direction
-            inputs = [data, *blocks[index], *(parts[index] for parts in state_parts)]
-            sequence = node.intermediate((*data.shape[:2], stack.hidden), data.dtype)
-            finals = [node.intermediate(part[index].shape, data.dtype) for part in state_parts]
-            node.emit(
-                kind, inputs, [sequence, *finals], domain=FUNCTION_DOMAIN, hidden_size=stack.hidden, reverse=direction,
-                **attributes,
-            )  # fmt: skip
-            sequences.append(sequence)
-            for collected, final in zip(last_states, finals, strict=True):
-                collected.append(final)
-        data = sequences[0]
-        if directions == 2:
-            data = node.op("Concat", sequences, (*data.shape[:2], 2 * stack.hidden), axis=2)
-    outputs = [data]
-    if node.attrs["state_outputs"]:
-        outputs += [_join_states(node, collected, 1 + i) for i, collected in enumerate(last_states)]
-    return outputs
+        part = slice(layer * directions, (layer + 1) * directions)
+        data, after = _layer(node, data, weights[part], begin[part], is_last=layer == stack.layers - 1)
+        end += after
+    if not node.attrs["state_outputs"]:
+        return [data]
+    return [data, *(_join_states(node, list(state), 1 + i) for i, state in enumerate(zip(*end, strict=True)))]
+
+
+def _layer(
+    node: NodeExport, data: Tensor, weights: list[list[Tensor]], begin: list[tuple[Tensor, ...]], is_last: bool
+) -> tuple[Tensor, list[list[Tensor]]]:
+    """One recurrence for each direction, the second one backward in time. Returns the sequence [T, N, directions * H]
+    and the last states of each direction."""
+    kind, _, attributes = _KINDS[node.attrs["mode"]]
+    hidden, out_shape = node.attrs["state_size"], node.out_shapes[0]
+    whole = node.output() if is_last else node.intermediate(out_shape, data.dtype)
+    sequences, end = [], []
+    for direction, (blocks, states) in enumerate(zip(weights, begin, strict=True)):
+        sequence = whole if len(weights) == 1 else node.intermediate((*out_shape[:2], hidden), data.dtype)
+        after = [node.intermediate(state.shape, data.dtype) for state in states]
+        node.emit(
+            kind, [data, *blocks, *states], [sequence, *after], domain=FUNCTION_DOMAIN, hidden_size=hidden,
+            reverse=direction, **attributes,
+        )  # fmt: skip
+        sequences.append(sequence)
+        end.append(after)
+    if len(weights) == 2:
+        node.emit("Concat", sequences, [whole], axis=2)
+    return whole, end
 
 
 def _cut_parameters(node: NodeExport, vector: Tensor, stack: _Stack) -> list[list[Tensor]]:

@@ -119,6 +119,12 @@ class NodeExport:
             return data
         return self.op("Cast", [data], dtype=dtype, to=helper.np_dtype_to_tensor_dtype(dtype))
 
+    def cast_result(self, data: Tensor) -> Tensor:
+        """Output 0 of the Symbol's node: ``data`` in the dtype that the output has."""
+        if data.dtype == self.dtype:
+            return data
+        return self.result("Cast", [data], to=helper.np_dtype_to_tensor_dtype(self.dtype))
+
     def dropout(self, data: Tensor, rate: float, output: Tensor | None = None) -> Tensor:
         """An active Dropout with a random stream of its own."""
         output = self.intermediate(data.shape, data.dtype) if output is None else output

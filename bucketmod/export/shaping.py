@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -103,24 +104,32 @@ def reverse(node: NodeExport) -> Tensor:
 
 @exporter("tile")
 def tile(node: NodeExport) -> Tensor:
+    data, reps = node.inputs[0].shape, node.attrs["reps"]
     rank = len(node.out_shapes[0])
-    data = node.reshape(node.inputs[0], (1,) * (rank - len(node.inputs[0].shape)) + node.inputs[0].shape)
-    reps = tuple(node.attrs["reps"])
-    return node.result("Tile", [data, node.integers((1,) * (rank - len(reps)) + reps)])
+    sizes = (1,) * (rank - len(data)) + data
+    times = (1,) * (rank - len(reps)) + tuple(reps)
+    pairs = list(zip(times, sizes, strict=True))
+    return _stretch(node, [part for _, size in pairs for part in (1, size)], [part for pair in pairs for part in pair])
 
 
 @exporter("repeat")
 def repeat(node: NodeExport) -> Tensor:
-    """A new axis behind the repeated one, stretched, then merged."""
-    data, times, axis = node.inputs[0], node.attrs["repeats"], node.attrs["axis"]
+    data, times, axis = node.inputs[0].shape, node.attrs["repeats"], node.attrs["axis"]
     if axis is None:
-        data, axis = node.reshape(data, (math.prod(data.shape),)), 0
-    axis = node.axis(axis, len(data.shape))
-    before, after = data.shape[: axis + 1], data.shape[axis + 1 :]
-    column = node.reshape(data, (*before, 1, *after))
-    stretched = (*before, times, *after)
-    repeated = node.op("Expand", [column, node.integers(stretched)], stretched)
-    return node.result("Reshape", [repeated, node.integers(node.out_shapes[0])])
+        data, axis = (math.prod(data),), 0
+    axis = node.axis(axis, len(data))
+    before, after = data[: axis + 1], data[axis + 1 :]
+    return _stretch(node, (*before, 1, *after), (*before, times, *after))
+
+
+def _stretch(node: NodeExport, thin: Sequence[int], wide: Sequence[int]) -> Tensor:
+    """The input as ``thin``, repeated along its axes of length 1 to ``wide``, which is merged to the output's shape.
+    All three steps have gradients, where the standard Tile has none."""
+    data = node.reshape(node.inputs[0], thin)
+    if tuple(thin) == tuple(wide):
+        return node.reshape(data, node.out_shapes[0])
+    repeated = node.op("Expand", [data, node.integers(wide)], tuple(wide))
+    return node.reshape(repeated, node.out_shapes[0])
 
 
 @exporter("broadcast_to", "broadcast_axis")

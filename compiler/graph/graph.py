@@ -206,6 +206,19 @@ class Graph:
         alone = len(node.inputs) == 1 if node.op == "Concat" else node.op == "Split" and len(node.outputs) == 1
         return alone and self.shape(node.inputs[0]) == self.shape(node.outputs[0])
 
+    def drop_dead(self) -> None:
+        """Takes out nodes that no output of the graph needs."""
+        live: set[Node] = set()
+        queue = [self.producer(t) for t in self.outputs]
+        while queue:
+            node = queue.pop()
+            if node is not None and node not in live:
+                live.add(node)
+                queue.extend(self.producer(t) for t in node.inputs)
+        for node in self.nodes:
+            if node not in live and not node.removed:
+                self.remove(node)
+
     def to_program(self) -> Program:
         """The edited program: nodes in topological order, only the constants that are read, the same ports."""
         model = onnx.ModelProto()

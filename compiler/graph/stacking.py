@@ -382,7 +382,7 @@ class Stacks:
                 used.remove(tail)
             if used:
                 self._cut_up(source, tensors, used)
-        self._drop_dead()
+        self.graph.drop_dead()
 
     @staticmethod
     def _runs_backwards(node: Node) -> bool:
@@ -423,16 +423,3 @@ class Stacks:
                 live.add(tensor)
                 queue.append(self._views[tensor].source)  # type: ignore[union-attr]
         return live
-
-    def _drop_dead(self) -> None:
-        graph = self.graph
-        live: set[Node] = set()
-        queue = [graph.producer(t) for t in graph.outputs]
-        while queue:
-            node = queue.pop()
-            if node is not None and node not in live:
-                live.add(node)
-                queue.extend(graph.producer(t) for t in node.inputs)
-        for node in graph.nodes:
-            if node not in live and not node.removed:
-                graph.remove(node)

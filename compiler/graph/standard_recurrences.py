@@ -13,6 +13,7 @@ from onnx import helper
 
 from bucketmod.compiler.errors import UnsupportedOperatorError
 from bucketmod.compiler.graph.graph import Graph, Node
+from bucketmod.compiler.graph.row_tracing import trace_rows, whole_source
 from bucketmod.compiler.program import DOMAIN, Program
 
 # operator -> where the gates of our order stand in ONNX's (iofc, zrh)
@@ -34,6 +35,7 @@ def normalize_recurrences(program: Program) -> Program:
     graph = Graph.of(program)
     for node in [n for n in graph.nodes if n.op in _GATES]:
         _replace(graph, _read(graph, node))
+    graph.drop_dead()
     return graph.to_program()
 
 
@@ -136,6 +138,9 @@ def _parts(graph: Graph, recurrence: _Recurrence, name: str) -> list[str]:
     if not tensor:
         return []
     count, *shape = graph.shape(tensor)
+    parts = _joined_parts(graph, tensor)
+    if parts is not None:
+        return parts
     hint = f"{recurrence.node.name}_{name}"
     pieces = [tensor]
     if count > 1:
@@ -144,6 +149,18 @@ def _parts(graph: Graph, recurrence: _Recurrence, name: str) -> list[str]:
         pieces = split.outputs
     axes = graph.add_constant([0], f"{hint}_axes")
     return [graph.add("Squeeze", [p, axes], [shape], f"{hint}_matrix", order).outputs[0] for p in pieces]
+
+
+def _joined_parts(graph: Graph, tensor: str) -> list[str] | None:
+    """The tensors that were given an axis of directions, and joined along it, to make this one."""
+    node = graph.producer(tensor)
+    rows = node.inputs if node is not None and node.op == "Concat" and int(node.attributes["axis"]) == 0 else [tensor]
+    makers = [graph.producer(name) for name in rows]
+    found = [m.inputs[0] for m in makers if m is not None and m.op in ("Unsqueeze", "Reshape")]
+    shape = graph.shape(tensor)[1:]
+    if len(found) != graph.shape(tensor)[0] or any(graph.shape(name) != shape for name in found):
+        return None
+    return found
 
 
 def _gates(graph: Graph, recurrence: _Recurrence, tensor: str, count: int) -> list[str]:
@@ -158,12 +175,13 @@ def _gates(graph: Graph, recurrence: _Recurrence, tensor: str, count: int) -> li
 
 
 def _in_order(graph: Graph, recurrence: _Recurrence, gates: list[str], name: str) -> str:
-    order = _GATES[recurrence.node.op]
-    if len(order) == 1:
-        return gates[0]
-    rows, *rest = graph.shape(gates[0])
-    pieces = [gates[place] for place in order]
-    shape = (rows * len(order), *rest)
+    """The gates in our order: the exporter's weight itself where that is the order it had."""
+    pieces = [gates[place] for place in _GATES[recurrence.node.op]]
+    source = whole_source(graph, [rows for piece in pieces for rows in trace_rows(graph, piece)])
+    if source is not None or len(pieces) == 1:
+        return source or pieces[0]
+    rows, *rest = graph.shape(pieces[0])
+    shape = (rows * len(pieces), *rest)
     return graph.add("Concat", pieces, [shape], name, recurrence.node.order, attributes={"axis": 0}).outputs[0]
 
 

@@ -11,6 +11,7 @@ import pytest
 
 import bucketmod as mx
 from bucketmod.base import MXNetError, ShapeError
+from bucketmod.compiler.functions import function
 from bucketmod.compiler.program import Program
 from bucketmod.export import export_symbol
 
@@ -226,3 +227,9 @@ def test_exporting_an_unrolled_network_takes_time_in_proportion():
         seconds[steps] = min(times)
     assert seconds[100] < 1.0
     assert seconds[100] < 40 * seconds[10]
+
+
+def test_only_forward_operators_of_the_domain_have_a_body():
+    assert list(function("LSTM").attribute) == ["hidden_size", "reverse"]
+    with pytest.raises(KeyError, match="bucketmod::LSTMGrad has no function body"):
+        function("LSTMGrad")

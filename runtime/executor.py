@@ -59,6 +59,11 @@ class Executor:
         """Names and shapes of the outputs, in order."""
         return [(spec.name, spec.shape) for spec in self._output_specs]
 
+    @property
+    def takes_seed(self) -> bool:
+        """Whether the program draws random numbers."""
+        return bool(self.artifact.manifest.by_role("seed"))
+
     def release(self) -> None:
         """Drops every view of shared memory; called when that memory is about to move."""
         self._calls = None

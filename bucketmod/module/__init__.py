@@ -1,0 +1,7 @@
+"""``mx.mod`` (``mx.module``): bind a graph, give it parameters and an optimizer, run it."""
+
+from bucketmod.module.base_module import BaseModule
+from bucketmod.module.bucketing_module import BucketingModule
+from bucketmod.module.module import Module
+
+__all__ = ["BaseModule", "BucketingModule", "Module"]

@@ -264,9 +264,9 @@ def _same(options, data):
 @_operator(DOMAIN, "MakeLossGrad")
 def _make_loss_grad(options, data):
     rows = int(np.prod(data.shape[:-1]))  # "batch" counts rows of the last axis, not samples
-    divisor = {"null": 1, "batch": rows}.get(options.get("normalization", "null"))
+    divisor: int | None = {"null": 1, "batch": rows}.get(options.get("normalization", "null"))
     if divisor is None:
-        divisor = max(1, np.count_nonzero(data > options.get("valid_thresh", 0.0)))
+        divisor = max(1, int(np.count_nonzero(data > options.get("valid_thresh", 0.0))))
     return np.full(data.shape, options.get("grad_scale", 1.0) / divisor, data.dtype)
 
 

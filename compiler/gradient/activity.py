@@ -33,15 +33,13 @@ def differentiable_inputs(node: NodeProto) -> list[int]:
 
 
 def is_loss_head(node: NodeProto) -> bool:
-    """Whether the node makes a gradient of its own and ignores the one that comes from behind it, as MXNet's do."""
+    """Whether the node makes a gradient of its own and ignores the one that comes from behind it, as MXNet's do.
+
+    SoftmaxOutput with ``out_grad`` is none: it multiplies by the incoming gradient, and nothing comes of nothing.
+    """
     if node.domain != DOMAIN:
         return False
     return node.op_type == "MakeLoss" or (node.op_type == "SoftmaxOutput" and not attributes(node).get("out_grad"))
-
-
-def _makes_own_gradient(node: NodeProto) -> bool:
-    """With ``out_grad`` SoftmaxOutput multiplies its own gradient by the incoming one: nothing comes from nothing."""
-    return is_loss_head(node)
 
 
 @dataclass(frozen=True)
@@ -68,7 +66,7 @@ def find_activity(
     for position in range(len(nodes) - 1, -1, -1):
         node = nodes[position]
         slots = [slot for slot in differentiable_inputs(node) if node.input[slot] in dependent]
-        if slots and (_makes_own_gradient(node) or any(name in reached for name in node.output)):
+        if slots and (is_loss_head(node) or any(name in reached for name in node.output)):
             active.add(position)
             reached.update(node.input[slot] for slot in slots)
     return Activity(frozenset(reached), frozenset(active))

@@ -124,7 +124,7 @@ _REARRANGING = "Identity Flatten Transpose Concat Cast"
 ALLOWED: dict[tuple[str, str], Check] = {
     **{("", name): _anything for name in f"{_ELEMENTWISE} {_REARRANGING} Sum Softmax LogSoftmax Gemm Gather".split()},
     **{("", name): _constant_inputs(1) for name in "Reshape Squeeze Unsqueeze Expand Split".split()},
-    **{("", name): _reduction for name in "ReduceSum ReduceMean ReduceMax ReduceMin".split()},
+    **{("", name): _reduction for name in "ReduceSum ReduceMean ReduceMax ReduceMin ReduceProd".split()},
     **{("", name): _two_inputs for name in ("Max", "Min")},
     ("", "Slice"): _constant_inputs(1, 2, 3, 4),
     ("", "MatMul"): _matrices,

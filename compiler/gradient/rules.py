@@ -23,6 +23,7 @@ Rule = Callable[[NodeProto, Sequence[str], Sequence[bool], Emitter], Sequence[st
 
 
 def _softmax_output(node: NodeProto, gradients: Sequence[str], wanted: Sequence[bool], emit: Emitter) -> Sequence[str]:
+    """With ``out_grad`` times the incoming gradient, as documented; MXNet 1.9.1 multiplies by the output instead."""
     inputs = [node.output[0], node.input[1]]
     if attributes(node).get("out_grad"):
         inputs.append(gradients[0])
@@ -114,12 +115,23 @@ def _sum(node: NodeProto, gradients: Sequence[str], wanted: Sequence[bool], emit
     return [emit.reduced(gradients[0], made, n) if want else "" for n, want in zip(node.input, wanted, strict=True)]
 
 
-def _reduce_extremum(node: NodeProto, gradients: Sequence[str], wanted: Sequence[bool], emit: Emitter) -> Sequence[str]:
-    """Every element that equals the extremum gets the whole gradient, as in MXNet."""
+def _spread(node: NodeProto, name: str, emit: Emitter) -> str:
+    """A tensor of the shape of a reduction's output, viewed with the reduced axes at length one."""
     given = emit.types[node.input[0]]
     axes = {axis % len(given.shape) for axis in attributes(node).get("axes", range(len(given.shape)))}
-    kept = emit.constant([1 if i in axes else n for i, n in enumerate(given.shape)], np.int64)
-    extremum, gradient = (emit.op("Reshape", [name, kept]) for name in (node.output[0], gradients[0]))
+    shape = [1 if i in axes else n for i, n in enumerate(given.shape)]
+    return emit.op("Reshape", [name, emit.constant(shape, np.int64)])
+
+
+def _reduce_product(node: NodeProto, gradients: Sequence[str], wanted: Sequence[bool], emit: Emitter) -> Sequence[str]:
+    """Product over element, as in MXNet: not a number where an element is zero."""
+    whole = _spread(node, emit.op("Mul", [gradients[0], node.output[0]]), emit)
+    return [emit.op("Div", [whole, node.input[0]])]
+
+
+def _reduce_extremum(node: NodeProto, gradients: Sequence[str], wanted: Sequence[bool], emit: Emitter) -> Sequence[str]:
+    """Every element that equals the extremum gets the whole gradient, as in MXNet."""
+    extremum, gradient = (_spread(node, name, emit) for name in (node.output[0], gradients[0]))
     mask = emit.op("Equal", [node.input[0], extremum])
     return [emit.op("Where", [mask, gradient, emit.number_like(node.input[0], 0)])]
 
@@ -163,6 +175,7 @@ RULES: dict[tuple[str, str], Rule] = {
     ("", "Sum"): _sum,
     ("", "ReduceMax"): _reduce_extremum,
     ("", "ReduceMin"): _reduce_extremum,
+    ("", "ReduceProd"): _reduce_product,
     ("", "Softplus"): _softplus,
     ("", "Softsign"): _softsign,
     ("", "Elu"): _elu,

@@ -141,7 +141,7 @@ CASES = [
          constants={"s": ints(0), "e": ints(9), "x": ints(-1), "t": ints(2)}),
     Case("Slice-reversed", "Slice", {"a": (5, 4)}, {"y": (5, 4)},
          constants={"s": ints(-1), "e": ints(-(2**63)), "x": ints(0), "t": ints(-1)}),
-    *(reduction(op, axes, keep) for op in ("ReduceSum", "ReduceMean", "ReduceMax", "ReduceMin")
+    *(reduction(op, axes, keep) for op in ("ReduceSum", "ReduceMean", "ReduceMax", "ReduceMin", "ReduceProd")
       for axes in ([1], [0, -1], None) for keep in (0, 1)),
     *(Case(f"Dropout-{r}", "Dropout", {"a": (5, 6)}, {"y": (5, 6)}, {"seed": 3},
            constants={"r": np.float32(r), "t": np.array(True)}) for r in (0.3, 0.75)),

@@ -1,0 +1,49 @@
+"""Records, with MXNet 1.9.1 under Python 3.9, the gradients of every input of the graphs of operator_cases.py.
+
+Run after record_operators.py, whose inputs it reads: python tests/recorded/record_gradients.py. Writes
+operators_gradients.npz (<case>/<input>). The gradients of the outputs are those of head_gradient() below; graphs with
+random masks are left out.
+"""
+
+import os
+
+import mxnet as mx
+import numpy as np
+from operator_cases import operator_cases
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+
+
+def head_gradient(shape, index):
+    """What flows into output number ``index``."""
+    return np.cos(np.arange(int(np.prod(shape))) * 1.7 + index).reshape(shape).astype(np.float32)
+
+
+def is_random(symbol):
+    return '"op": "Dropout"' in symbol.tojson()
+
+
+def main():
+    given = np.load(os.path.join(HERE, "operators_forward.npz"))
+    with mx.name.NameManager():
+        cases = operator_cases(mx)
+    arrays = {}
+    for name, (symbol, shapes, kinds) in cases.items():
+        if is_random(symbol):
+            continue
+        indices = {argument for argument, kind in kinds.items() if kind.startswith(("index", "class"))}
+        wanted = {argument: "null" if argument in indices else "write" for argument in symbol.list_arguments()}
+        executor = symbol.simple_bind(mx.cpu(), grad_req=wanted, **shapes)
+        for argument, array in executor.arg_dict.items():
+            array[:] = given[f"{name}/in/{argument}"]
+        outputs = executor.forward(is_train=True)
+        executor.backward([mx.nd.array(head_gradient(output.shape, i)) for i, output in enumerate(outputs)])
+        for argument, gradient in executor.grad_dict.items():
+            if gradient is not None:
+                arrays[f"{name}/{argument}"] = gradient.asnumpy()
+    np.savez_compressed(os.path.join(HERE, "operators_gradients.npz"), **arrays)
+    print(f"{len(arrays)} gradients")
+
+
+if __name__ == "__main__":
+    main()

@@ -12,6 +12,8 @@ from reference_ops import run_program
 
 import bucketmod as mx
 from bucketmod.compiler.gradient import differentiate
+from bucketmod.compiler.graph.constants import fold_constants
+from bucketmod.compiler.graph.recurrences import find_recurrences, normalize_recurrences
 from bucketmod.export import export_symbol
 
 RECORDED = Path(__file__).parents[1] / "recorded"
@@ -54,12 +56,12 @@ def head_gradient(shape, index):
     return np.cos(np.arange(int(np.prod(shape))) * 1.7 + index).reshape(shape).astype(np.float32)
 
 
-@pytest.mark.filterwarnings("ignore:FusedRNNCell runs over TNC")
-@pytest.mark.parametrize("name", sorted(set(recorded()) - set(DIFFERENT)))
-def test_gradients_equal_those_of_mxnet(name):
+def check_against_mxnet(name, passes):
     symbol, shapes, _ = cases()[name]
     expected = recorded()[name]
     program = export_symbol(symbol, shapes, data_names=["a"], label_names=[], is_train=True)
+    for graph_pass in passes:
+        program = graph_pass(program)
     training = differentiate(program, list(expected))
     inputs = {port.name: given()[f"{name}/in/{port.name}"] for port in program.inputs}
     outputs = [port.name for port in program.outputs]
@@ -70,3 +72,19 @@ def test_gradients_equal_those_of_mxnet(name):
         np.testing.assert_allclose(
             found[f"{argument}_gradient"], gradient, rtol=2e-4, atol=1e-5, equal_nan=True, err_msg=argument
         )
+
+
+@pytest.mark.filterwarnings("ignore:FusedRNNCell runs over TNC")
+@pytest.mark.parametrize("name", sorted(set(recorded()) - set(DIFFERENT)))
+def test_gradients_equal_those_of_mxnet(name):
+    check_against_mxnet(name, [])
+
+
+LOOPS = ("fused", "unrolled", "unfused", "bidirectional", "residual")
+RECURRENT = [name for name in sorted(recorded()) if name.startswith(LOOPS)]
+
+
+@pytest.mark.filterwarnings("ignore:FusedRNNCell runs over TNC")
+@pytest.mark.parametrize("name", RECURRENT)
+def test_gradients_of_recurrences_that_were_found(name):
+    check_against_mxnet(name, [normalize_recurrences, find_recurrences, fold_constants])

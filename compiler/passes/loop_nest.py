@@ -51,6 +51,11 @@ class Nest:
         return self.spatial + self.reduction
 
     @property
+    def dtype(self) -> str:
+        """Integer type of the loops."""
+        return str(self.loops[0].var.ty.dtype) if self.loops else "int32"
+
+    @property
     def points(self) -> int:
         """How often the body runs."""
         total = 1
@@ -141,7 +146,24 @@ def _nest_of_block(realize: Stmt, extents: dict[Expr, int]) -> Nest:
         kind.append(Loop(iter_var.var, extent))
     if any(extent != 1 for extent in extents.values()):
         raise UnsupportedNestError("a loop that no iteration is bound to")
-    return Nest(tuple(spatial), tuple(reduction), substitute(block.body, units), substitute(block.init, units))
+    if len({str(loop.var.ty.dtype) for loop in spatial + reduction}) > 1:
+        raise UnsupportedNestError("loops of several integer types")
+    body, init = substitute(block.body, units), substitute(block.init, units)
+    if init is not None and not reduction:
+        body, init = _with_start(body, init), None
+    return Nest(tuple(spatial), tuple(reduction), body, init)
+
+
+def _with_start(body: Stmt, init: Stmt) -> Stmt:
+    """The only step of a reduction over nothing but unit loops."""
+    if not isinstance(body, tirx.BufferStore) or not isinstance(init, tirx.BufferStore):
+        raise UnsupportedNestError("a reduction of several results over one element")
+
+    def start(load: Expr) -> Expr:
+        return init.value if same_element(load, body) else load
+
+    value = tvm_ffi.structural_map(body.value, (ir.TensorLoad, start), order="post")
+    return tirx.BufferStore(body.buffer, value, body.indices)
 
 
 def _constant(value: Expr) -> int:
@@ -169,9 +191,11 @@ def _find_accesses(nest: Nest) -> list[Access]:
 
 
 def _offset(buffer: Expr, indices: Sequence[Expr]) -> Expr:
-    offset: Expr = tirx.IntImm("int64", 0)
-    for extent, index in zip(buffer.ty.shape, indices, strict=True):
-        offset = offset * extent + index
+    if not len(indices):
+        return tirx.IntImm("int32", 0)
+    offset = indices[0]
+    for extent, index in zip(buffer.ty.shape[1:], indices[1:], strict=True):
+        offset = offset * _constant(extent) + index
     return offset
 
 

@@ -11,13 +11,16 @@ from bucketmod.compiler.kernels.kernel import TUNED
 from bucketmod.compiler.passes.loop_nest import (
     Expr,
     FlatViews,
+    Nest,
     Stmt,
     UnsupportedNestError,
     collapse,
     loads_of,
     parse_nest,
 )
-from bucketmod.compiler.passes.vector_loops import emit, find_calls, sequence
+from bucketmod.compiler.passes.map_loops import emit_map
+from bucketmod.compiler.passes.reduction_loops import Reduction, emit_reduction
+from bucketmod.compiler.passes.vector_loops import LoopMaker, find_calls, sequence
 from bucketmod.compiler.target import CpuFeatures
 
 _log = logging.getLogger(__name__)
@@ -48,9 +51,19 @@ def _emit_function(func: tirx.PrimFunc, cpu: CpuFeatures) -> tirx.PrimFunc:
     root = _root_block(func)
     statements = list(root.body.seq) if isinstance(root.body, tirx.SeqStmt) else [root.body]
     views = FlatViews()
-    loops = [emit(views.rewrite(collapse(parse_nest(statement))), cpu) for statement in statements]
+    loops = [_emit_nest(views.rewrite(collapse(parse_nest(statement))), cpu) for statement in statements]
     body = sequence([tirx.AllocBuffer(buffer) for buffer in root.alloc_buffers], views.declarations(), loops)
     return func.with_body(body).with_attr({TUNED: True, "tirx.is_scheduled": True, "tirx.noalias": True})
+
+
+def _emit_nest(nest: Nest, cpu: CpuFeatures) -> Stmt:
+    make = LoopMaker(cpu, nest.dtype)
+    if nest.reduction:
+        reduction = Reduction.of(nest)
+        return make.plain(nest) if reduction is None else emit_reduction(reduction, make)
+    if nest.spatial and isinstance(nest.body, tirx.BufferStore):
+        return emit_map(nest, make)
+    return make.plain(nest)
 
 
 def _root_block(func: tirx.PrimFunc) -> Stmt:

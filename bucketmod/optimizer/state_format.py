@@ -56,13 +56,10 @@ class _Reader:
         self.memo: dict[int, Any] = {}
 
     def read(self, data: bytes) -> Any:
-        try:
-            for opcode, argument, _ in pickletools.genops(io.BytesIO(data)):
-                if opcode.name == "STOP":
-                    return self.stack.pop()
-                self._step(opcode.name, argument)
-        except (IndexError, KeyError, ValueError, TypeError, struct.error, UnicodeDecodeError) as error:
-            raise MXNetError(f"optimizer states: damaged data ({type(error).__name__}: {error})") from error
+        for opcode, argument, _ in pickletools.genops(io.BytesIO(data)):
+            if opcode.name == "STOP":
+                return self.stack.pop()
+            self._step(opcode.name, argument)
         raise MXNetError("optimizer states: the data ends too early")
 
     def _step(self, name: str, argument: Any) -> None:
@@ -238,15 +235,18 @@ class _Resolver:
         return None if state["handle"] is None else read_array(_as_bytes(state["handle"]))
 
     def _numpy_array(self, name: str, arguments: Any, state: Any) -> Any:
-        """``_reconstruct`` with (version, shape, dtype, column order, bytes), or a ``scalar`` of (dtype, bytes)."""
+        """The array of numpy's ways to pickle: ``_reconstruct`` (old), ``_frombuffer`` (protocol 5), ``scalar``."""
         if name == "scalar":
             dtype, content = arguments
             return np.frombuffer(_as_bytes(content), _dtype(dtype), count=1)[0]
-        if name != "_reconstruct" or not isinstance(state, tuple) or len(state) != 5:
-            raise MXNetError(f"optimizer states: numpy.{name} is not expected here")
-        _, shape, dtype, column_order, content = state
-        flat = np.frombuffer(_as_bytes(content), _dtype(dtype))
-        return flat.reshape(shape, order="F" if column_order else "C").copy()
+        if name == "_reconstruct":
+            _, shape, dtype, column_order, content = state
+            order: Any = "F" if column_order else "C"
+        elif name == "_frombuffer":
+            content, dtype, shape, order = arguments
+        else:
+            raise MXNetError(f"optimizer states: a bare numpy.{name} is not allowed in the file")
+        return np.frombuffer(_as_bytes(content), _dtype(dtype)).reshape(shape, order=order).copy()
 
 
 def _dtype(described: Any) -> np.dtype:
@@ -274,7 +274,10 @@ def loads(data: bytes) -> Any:
 
     Raises MXNetError for damaged data and for whatever else a pickle could hold.
     """
-    return _Resolver().resolve(_Reader().read(_as_bytes(data)))
+    try:
+        return _Resolver().resolve(_Reader().read(_as_bytes(data)))
+    except (LookupError, ValueError, TypeError, AttributeError, ArithmeticError, MemoryError, struct.error) as error:
+        raise MXNetError(f"optimizer states: damaged data ({type(error).__name__}: {error})") from error
 
 
 # ---- writing

@@ -1,32 +1,21 @@
 """Metrics: MXNet 1.9.1's values for the same batches, and the behaviour around them."""
 
-import importlib.util
-import json
 import math
-import pathlib
 from collections import OrderedDict
 from typing import Any
 
 import numpy as np
 import pytest
+from recorded_cases import recorded, recorder
 
 import bucketmod as mx
 
-FOLDER = pathlib.Path(__file__).parents[1] / "recorded"
-RECORDED = json.loads((FOLDER / "metrics.json").read_text())
-
-
-def recorder() -> Any:
-    spec = importlib.util.spec_from_file_location("record_metrics", FOLDER / "record_metrics.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+RECORDED = recorded("metrics")
 
 
 @pytest.mark.parametrize("case", RECORDED)
 def test_values_are_those_of_mxnet(case: str) -> None:
-    found = recorder().run(mx, case)
+    found = recorder("metrics").run(mx, case)
     assert [[name for name, _ in pairs] for pairs in found] == [[name for name, _ in p] for p in RECORDED[case]]
     for pairs, expected in zip(found, RECORDED[case], strict=True):
         np.testing.assert_allclose([v for _, v in pairs], [v for _, v in expected], rtol=2e-6)

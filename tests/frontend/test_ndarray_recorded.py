@@ -1,15 +1,14 @@
 """NDArray against MXNet 1.9.1: the expressions of recorded/record_ndarray.py give the recorded results here."""
 
-import json
-import pathlib
 from typing import Any
 
 import numpy as np
 import pytest
+from recorded_cases import recorded
 
 import bucketmod as mx
 
-RECORDED = json.loads((pathlib.Path(__file__).parents[1] / "recorded" / "ndarray.json").read_text())
+RECORDED = recorded("ndarray")
 
 
 def names() -> dict[str, Any]:

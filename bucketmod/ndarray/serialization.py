@@ -86,7 +86,7 @@ def _read_array(reader: _Reader, what: str) -> NDArray:
     if ndim > MAX_NDIM:
         raise reader.fail(f"damaged: {what} starts with {ndim:#x}, neither a known magic number nor a number of axes")
     shape = reader.numbers(f"{ndim}{layout}", what)
-    if any(n < 0 for n in shape):
+    if any(n < 0 for n in shape) or math.prod(n for n in shape if n) >= 2**60:  # numpy's limit, 0 among them or not
         raise reader.fail(f"damaged: {what} has shape {shape}")
     if ndim == 0 and magic != ARRAY_MAGIC_NUMPY:  # an array that was never given memory: nothing follows
         return NDArray(aligned_empty((0,), np.float32), cpu())

@@ -170,6 +170,12 @@ class Graph:
             if name:
                 self._readers[name].remove(node)
 
+    def take_name(self, node: Node) -> str:
+        """The node's name, for another one that does its work; should it stay, it goes by a new name."""
+        name, node.name = node.name, _fresh(f"{node.name}_replaced", self._node_names)
+        self._node_names.discard(name)
+        return name
+
     def redirect(self, old: str, new: str) -> None:
         """Everything that read ``old`` reads ``new``; an output of the graph keeps its name through an Identity."""
         for reader in self._readers.pop(old, []):

@@ -16,6 +16,7 @@ from bucketmod.compiler.graph.graph import Graph, Node
 from bucketmod.compiler.graph.hoisting import plan_hoist
 
 _BACKWARDS_END = np.iinfo(np.int64).min
+_UNARY = frozenset("Abs Clip Dropout Elu Erf Exp LeakyRelu Neg Relu Sigmoid Softplus Softsign Sqrt Tanh".split())
 
 
 @dataclass(frozen=True)
@@ -191,8 +192,8 @@ class Stacks:
         if key not in self._time_major:
             rank = len(self.graph.shape(tensor))
             to_front = [axis, *(a for a in range(rank) if a != axis)]
-            gathered = self._gather_turned(tensor, axis, order, name)
-            self._time_major[key] = gathered or self.transpose(tensor, to_front, order, name)
+            free = self._gather_turned(tensor, axis, order, name) or self._work_turned(tensor, axis, order, name)
+            self._time_major[key] = free or self.transpose(tensor, to_front, order, name)
         return self._time_major[key]
 
     def _gather_turned(self, tensor: str, axis: int, order: int, name: str) -> str | None:
@@ -207,8 +208,39 @@ class Stacks:
             return None
         turned = self.transpose(places, [axis, *(a for a in range(rank) if a != axis)], order, f"{name}_index")
         shape = (*graph.shape(turned), *graph.shape(table)[1:])
-        made = graph.add("Gather", [table, turned], [shape], node.name, node.order, attributes={"axis": 0})
+        named = graph.take_name(node)
+        made = graph.add("Gather", [table, turned], [shape], named, node.order, attributes={"axis": 0})
         return made.outputs[0]
+
+    def _work_turned(self, tensor: str, axis: int, order: int, name: str) -> str | None:
+        """What was done to a merged sequence between two layers is done to it as the recurrence left it."""
+        graph = self.graph
+        node = graph.producer(tensor)
+        if node is None or not self._is_turned(tensor, axis):
+            return None
+        whole = self.time_major(node.inputs[0], axis, order, name)
+        named = graph.take_name(node)
+        made = graph.add(
+            node.op, [whole, *node.inputs[1:]], [graph.shape(whole)], named, node.order,
+            elem_types=[graph.elem_types[tensor]], attributes=node.attributes,
+        )  # fmt: skip
+        return made.outputs[0]
+
+    def _is_turned(self, tensor: str, axis: int) -> bool:
+        """Whether the tensor is work on single elements of a Transpose that putting the axis in front undoes."""
+        graph = self.graph
+        node = graph.producer(tensor)
+        if node is None or node.op not in _UNARY or tensor in graph.outputs or len(graph.readers(tensor)) != 1:
+            return False
+        if any(graph.readers(name) or name in graph.outputs for name in node.outputs[1:]):
+            return False
+        if any(name and graph.constant(name) is None for name in node.inputs[1:]):
+            return False
+        turned = graph.producer(node.inputs[0])
+        if turned is None or turned.op != "Transpose" or "perm" not in turned.attributes:
+            return self._is_turned(node.inputs[0], axis)
+        perm = list(turned.attributes["perm"])
+        return [perm.pop(axis), *perm] == list(range(len(perm) + 1))
 
     def transpose(self, tensor: str, perm: Sequence[int], order: int, name: str) -> str:
         """Transposed; two in a row become one, and one that moves only axes of size 1 a Reshape."""

@@ -212,6 +212,14 @@ def test_layers_joined_by_a_merged_tensor():
     assert check(b, [b.merge(outputs, 1)]) == ["Transpose", "LSTM", "LSTM", "Transpose"]
 
 
+def test_work_between_layers_on_a_merged_tensor_needs_no_turning():
+    b = Builder()
+    outputs, _ = unroll(b, "lstm", "l0", steps(b), N, (SIZE, H))
+    merged = b.op("Tanh", b.op("Neg", b.merge(outputs, 1)))
+    outputs, _ = unroll(b, "lstm", "l1", b.steps_of(merged, 1, T), N, (H, H))
+    assert check(b, [b.merge(outputs, 1)]) == ["Transpose", "LSTM", "Neg", "Tanh", "LSTM", "Transpose"]
+
+
 def test_encoder_and_decoder():
     b = Builder()
     _, last = unroll(b, "lstm", "encoder", steps(b), N, (SIZE, H))

@@ -76,8 +76,8 @@ class DataBatch:
     ) -> None:
         assert data is None or isinstance(data, (list, tuple)), f"data must be a list of NDArrays, got {type(data)}"
         assert label is None or isinstance(label, (list, tuple)), f"label must be a list of NDArrays, got {type(label)}"
-        self.data = data
-        self.label = label
+        self.data: Any = data
+        self.label: Any = label
         self.pad = pad
         self.index = index
         self.bucket_key = bucket_key

@@ -60,6 +60,7 @@ class ImportContext:
         self.values: dict[str, Any] = {}
         self.arrays: dict[str, np.ndarray] = {}
         self.cast_from: dict[str, str] = {}  # output of a Cast from float32 to an integer -> its input
+        self.clipped_from: dict[str, tuple[str, int, int]] = {}  # output of a Clip of such a Cast -> its input, bounds
         self.transposed_from: dict[str, str] = {}  # output of a Transpose of the last two axes -> its input
         self.seed: Any = None  # the input that seeds random streams, made on first use
 

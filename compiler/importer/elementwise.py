@@ -27,7 +27,7 @@ _BINARY = {
 
 def const(value: float, like: Any, context: ImportContext) -> Any:
     """A scalar of the dtype of ``like``; it becomes an immediate in the kernel."""
-    return relax.const(np.asarray(value, context.dtype(like)))
+    return relax.const(value, context.dtype(like))
 
 
 def _shrunk(context: ImportContext, node: Node, index: int, expr: Any, other: Any) -> Any:
@@ -74,6 +74,13 @@ def power(context: ImportContext, node: Node, inputs: list[Any]) -> Any:
     if exponent is not None:
         return context.emit(op.power(base, const(exponent, base, context)))
     return context.emit(op.power(base, inputs[1]))
+
+
+@converter("Mod")
+def modulo(context: ImportContext, node: Node, inputs: list[Any]) -> Any:
+    """With ``fmod`` the sign of the dividend, without it that of the divisor."""
+    a, b = _shrunk(context, node, 0, *inputs), _shrunk(context, node, 1, *reversed(inputs))
+    return context.emit((op.mod if node.attribute("fmod", 0) else op.floor_mod)(a, b))
 
 
 @converter("Sum")
@@ -144,6 +151,9 @@ def clip(context: ImportContext, node: Node, inputs: list[Any]) -> Any:
         result = context.emit(op.maximum(result, const(low.item(), result, context)))
     if high is not None:
         result = context.emit(op.minimum(result, const(high.item(), result, context)))
+    source = context.cast_from.get(node.inputs[0])
+    if source is not None and low is not None and high is not None:
+        context.clipped_from[node.outputs[0]] = (source, int(low.item()), int(high.item()))
     return result
 
 

@@ -125,10 +125,10 @@ def layer_norm_grad(context: ImportContext, node: Node, inputs: list[Any]) -> li
     return [context.reshape(dx, shape), context.reshape(dgamma, kept), context.reshape(dbeta, kept)]
 
 
-def _ids(context: ImportContext, name: str, expr: Any) -> Any:
-    """Row numbers as the caller gave them: a cast from float32 is undone, the kernel reads floats as well."""
-    source = context.cast_from.get(name)
-    return context.expr(source) if source is not None else expr
+def _ids(context: ImportContext, name: str, expr: Any, rows: int) -> Any:
+    """Row numbers as the caller gave them: the kernel reads floats as well, and keeps them in range itself."""
+    source, low, high = context.clipped_from.get(name, (context.cast_from.get(name), 0, rows - 1))
+    return context.expr(source) if source is not None and (low, high) == (0, rows - 1) else expr
 
 
 @converter("Gather")
@@ -137,7 +137,7 @@ def gather(context: ImportContext, node: Node, inputs: list[Any]) -> Any:
     shape = context.shape(data)
     axis = normalize_axis(node, node.attribute("axis", 0), len(shape))
     if axis == 0 and len(shape) == 2 and context.dtype(data) == "float32" and node.inputs[1] not in context.arrays:
-        ids = _ids(context, node.inputs[1], inputs[1])
+        ids = _ids(context, node.inputs[1], inputs[1], shape[0])
         count = _size(context.shape(ids))
         kernel = Embedding(shape[0], shape[1], count, context.dtype(ids))
         (result,) = emit_kernel(context, kernel, [context.reshape(ids, (count,)), data])
@@ -152,7 +152,7 @@ def gather_grad(context: ImportContext, node: Node, inputs: list[Any]) -> Any:
     axis = normalize_axis(node, node.attribute("axis", 0), len(shape))
     if axis != 0:
         raise node.fail(f"the gradient of a gather along axis {axis} is not built; only axis 0 is")
-    ids = _ids(context, node.inputs[1], inputs[1])
+    ids = _ids(context, node.inputs[1], inputs[1], shape[0])
     count, dim = _size(context.shape(ids)), _size(shape[1:])
     kernel = EmbeddingGrad(shape[0], dim, count, context.dtype(ids))
     args = [context.reshape(ids, (count,)), context.reshape(inputs[2], (count, dim))]

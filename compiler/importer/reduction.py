@@ -44,6 +44,15 @@ def reduce(context: ImportContext, node: Node, inputs: list[Any]) -> Any:
     return context.reshape(context.emit(_REDUCTIONS[node.op_type](x, axes)), result_shape)
 
 
+@converter("ArgMax", "ArgMin")
+def arg_reduce(context: ImportContext, node: Node, inputs: list[Any]) -> Any:
+    if node.attribute("select_last_index", 0):
+        raise node.fail("select_last_index is not built")
+    axis = normalize_axis(node, node.attribute("axis", 0), len(context.shape(inputs[0])))
+    reduce_ = op.argmax if node.op_type == "ArgMax" else op.argmin
+    return context.emit(reduce_(inputs[0], axis, bool(node.attribute("keepdims", 1))))
+
+
 def leading_sum(context: ImportContext, x: Any, count: int) -> Any:
     """Sum over the first ``count`` axes, the gradient of a bias."""
     shape = context.shape(x)

@@ -43,7 +43,8 @@ class CompiledProgram:
             else:
                 arrays[spec.name] = aligned_empty(spec.shape, spec.dtype)
                 arrays[spec.name].view("uint8")[...] = 255
-        for entry, names in manifest.entries.items():
+        for entry in [name for name in ("infer", "forward", "backward") if name in manifest.entries]:
+            names = manifest.entries[entry]
             self.artifact.function(entry)(*[tensor(arrays[name]) for name in names], tensor(workspace))
         return {
             spec.name: arrays[spec.name].copy() for spec in manifest.tensors if spec.role in ("output", "gradient")

@@ -1,0 +1,146 @@
+"""Rows of a table by number, and the gradient of the table: rows added up by number."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from tvm import te, tirx
+from tvm.tirx.script import builder as T
+
+from bucketmod.compiler.kernels import emission as emit
+from bucketmod.compiler.kernels import streams
+from bucketmod.compiler.kernels.kernel import Kernel, TensorShape
+
+if TYPE_CHECKING:
+    from bucketmod.compiler.target import CpuFeatures
+
+Expr = Any
+
+
+def _row(index: Expr, rows: int, dtype: str) -> Expr:
+    """``index`` as a row number: numbers out of range mean the nearest row, as in MXNet on a CPU, and NaN the last one.
+
+    It is brought into range before the conversion, which is undefined for what an integer cannot hold.
+    """
+    low, high = tirx.const(0, dtype), tirx.const(rows - 1, dtype)
+    return tirx.Cast("int32", tirx.max(tirx.min(index, high), low))
+
+
+@dataclass(frozen=True)
+class Embedding(Kernel):
+    """y[count, dim] = weight[vocab, dim] at the rows ids[count]. ``index_dtype``: float32, int32 or int64."""
+
+    vocab: int
+    dim: int
+    count: int
+    index_dtype: str = "float32"
+
+    @property
+    def name(self) -> str:
+        return "embedding"
+
+    @property
+    def outputs(self) -> list[TensorShape]:
+        return [((self.count, self.dim), "float32")]
+
+    def portable(self) -> Any:
+        ids = te.placeholder((self.count,), self.index_dtype, name="ids")
+        weight = te.placeholder((self.vocab, self.dim), name="weight")
+        rows = te.compute(
+            (self.count, self.dim), lambda i, j: weight[_row(ids[i], self.vocab, self.index_dtype), j], name="rows"
+        )
+        return te.create_prim_func([ids, weight, rows])
+
+    def tuned(self, cpu: CpuFeatures) -> Any:
+        cost = 2 * self.count * self.dim * streams.NS_PER_FLOAT
+
+        def body(ids: Expr, weight: Expr, y: Expr) -> None:
+            with streams.tasks(self.count, cost) as i:
+                row = T.bind(_row(ids[i], self.vocab, self.index_dtype))
+
+                def copy(_slot: int, first: Expr, width: int) -> None:
+                    for offset, lanes in emit.pieces(width, cpu.lanes):
+                        value = emit.load(weight, row, first + offset, lanes=lanes)
+                        emit.store(y, value, i, first + offset, lanes=lanes)
+
+                streams.walk(self.dim, cpu.lanes, copy)
+
+        arguments = [
+            ("ids", ((self.count,), self.index_dtype)),
+            ("weight", ((self.vocab, self.dim), "float32")),
+            ("y", ((self.count, self.dim), "float32")),
+        ]
+        return emit.build_function(self.name, arguments, body)
+
+
+@dataclass(frozen=True)
+class EmbeddingGrad(Kernel):
+    """dweight[vocab, dim] from ids[count] and dy[count, dim]: rows with the same number are added in their order."""
+
+    vocab: int
+    dim: int
+    count: int
+    index_dtype: str = "float32"
+
+    @property
+    def name(self) -> str:
+        return "embedding_grad"
+
+    @property
+    def outputs(self) -> list[TensorShape]:
+        return [((self.vocab, self.dim), "float32")]
+
+    def portable(self) -> Any:
+        """Every row looks at all numbers: slow, but a plain reduction, which any target can schedule."""
+        ids = te.placeholder((self.count,), self.index_dtype, name="ids")
+        dy = te.placeholder((self.count, self.dim), name="dy")
+        i = te.reduce_axis((0, self.count), name="i")
+
+        def total(v: Expr, j: Expr) -> Expr:
+            mine = _row(ids[i], self.vocab, self.index_dtype) == v
+            return te.sum(tirx.Select(mine, dy[i, j], tirx.const(0.0, "float32")), axis=i)
+
+        return te.create_prim_func([ids, dy, te.compute((self.vocab, self.dim), total, name="dweight")])
+
+    def tuned(self, cpu: CpuFeatures) -> Any:
+        """Each task owns a block of columns, so that no two threads add to one place and the order stays."""
+        vectors = -(-self.dim // cpu.lanes)
+        block = max(2, -(-vectors // 8)) * cpu.lanes
+        whole, rest = divmod(self.dim, block)
+        zeros = self.vocab * self.dim * streams.NS_PER_FLOAT
+        cost = 3 * self.count * self.dim * streams.NS_PER_FLOAT
+
+        def body(ids: Expr, dy: Expr, dweight: Expr) -> None:
+            with streams.tasks(self.vocab, zeros) as row:
+                self._clear(dweight, row, cpu.lanes)
+            with streams.tasks(whole + (rest > 0), cost) as task:
+                if whole:
+                    with T.If(task < whole), T.Then():
+                        self._add_columns(ids, dy, dweight, task * block, block, cpu.lanes)
+                if rest:
+                    with T.If(task == whole), T.Then():
+                        self._add_columns(ids, dy, dweight, whole * block, rest, cpu.lanes)
+
+        arguments = [
+            ("ids", ((self.count,), self.index_dtype)),
+            ("dy", ((self.count, self.dim), "float32")),
+            ("dweight", ((self.vocab, self.dim), "float32")),
+        ]
+        return emit.build_function(self.name, arguments, body)
+
+    def _clear(self, dweight: Expr, row: Expr, lanes: int) -> None:
+        def clear(_slot: int, first: Expr, width: int) -> None:
+            for offset, piece in emit.pieces(width, lanes):
+                zero = emit.splat(0.0, piece) if piece > 1 else T.float32(0)
+                emit.store(dweight, zero, row, first + offset, lanes=piece)
+
+        streams.walk(self.dim, lanes, clear)
+
+    def _add_columns(self, ids: Expr, dy: Expr, dweight: Expr, first: Expr, width: int, lanes: int) -> None:
+        with T.serial(self.count) as i:
+            row = T.bind(_row(ids[i], self.vocab, self.index_dtype))
+            for offset, piece in emit.pieces(width, lanes):
+                added = emit.load(dy, i, first + offset, lanes=piece)
+                total = emit.load(dweight, row, first + offset, lanes=piece)
+                emit.store(dweight, total + added, row, first + offset, lanes=piece)

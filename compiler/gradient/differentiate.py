@@ -27,6 +27,7 @@ from bucketmod.compiler.gradient.rules import RULES, prepare
 from bucketmod.compiler.graph.constants import fold_constants
 from bucketmod.compiler.graph.parts import BACKWARD
 from bucketmod.compiler.graph.shapes import TensorType, declared_types
+from bucketmod.compiler.graph.slices import split_slices
 from bucketmod.compiler.program import IR_VERSION, OPSET, Program
 
 
@@ -43,7 +44,9 @@ def differentiate(program: Program, wrt: Sequence[str]) -> Program:
     for an operator or attribute whose gradient is not proven; CompileError for names that are no inputs; ImportError
     where onnxruntime has no gradient builder.
     """
-    return _Differentiation(fold_constants(program), list(wrt)).result()
+    forward = fold_constants(program)
+    joined = split_slices(forward)
+    return _Differentiation(forward if joined is forward else fold_constants(joined), list(wrt)).result()
 
 
 class _Differentiation:

@@ -56,6 +56,20 @@ def _split(node: NodeProto, gradients: Sequence[str], wanted: Sequence[bool], em
     return [emit.op("Concat", parts, axis=attributes(node).get("axis", 0)), *[""] * (len(node.input) - 1)]
 
 
+def _gather(node: NodeProto, gradients: Sequence[str], wanted: Sequence[bool], emit: Emitter) -> Sequence[str]:
+    """Along axis 0 always: elsewhere the axis is moved to the front and back, so that one kernel does."""
+    shape, indices = emit.types[node.input[0]].shape, emit.types[node.input[1]].shape
+    axis = attributes(node).get("axis", 0) % len(shape)
+    order = [axis, *range(axis), *range(axis + 1, len(shape))]  # of the data's axes
+    spread = list(range(axis, axis + len(indices)))
+    rest = [i for i in range(len(shape) - 1 + len(indices)) if i not in spread]
+    gradient = gradients[0] if axis == 0 else emit.op("Transpose", gradients, perm=spread + rest)
+    size = emit.constant([shape[i] for i in order], np.int64)
+    rows = emit.op("GatherGrad", [size, node.input[1], gradient], MICROSOFT, axis=0)
+    back = [order.index(i) for i in range(len(shape))]
+    return [rows if axis == 0 else emit.op("Transpose", [rows], perm=back), ""]
+
+
 def _where(node: NodeProto, gradients: Sequence[str], wanted: Sequence[bool], emit: Emitter) -> Sequence[str]:
     """The builder does not sum over broadcast axes."""
     condition, made = node.input[0], node.output[0]
@@ -167,6 +181,7 @@ RULES: dict[tuple[str, str], Rule] = {
     (DOMAIN, "MakeLoss"): _make_loss,
     **{(DOMAIN, name): _recurrence for name in _RECURRENCES},
     ("", "Split"): _split,
+    ("", "Gather"): _gather,
     ("", "Where"): _where,
     ("", "Div"): _divide,
     ("", "Pow"): _power,

@@ -45,33 +45,13 @@ class Embedding(Kernel):
         return [((self.count, self.dim), "float32")]
 
     def portable(self) -> Any:
+        """The only form: copies of rows are scheduled as well as they could be written."""
         ids = te.placeholder((self.count,), self.index_dtype, name="ids")
         weight = te.placeholder((self.vocab, self.dim), name="weight")
         rows = te.compute(
             (self.count, self.dim), lambda i, j: weight[_row(ids[i], self.vocab, self.index_dtype), j], name="rows"
         )
         return te.create_prim_func([ids, weight, rows])
-
-    def tuned(self, cpu: CpuFeatures) -> Any:
-        cost = 2 * self.count * self.dim * streams.NS_PER_FLOAT
-
-        def body(ids: Expr, weight: Expr, y: Expr) -> None:
-            with streams.tasks(self.count, cost) as i:
-                row = T.bind(_row(ids[i], self.vocab, self.index_dtype))
-
-                def copy(_slot: int, first: Expr, width: int) -> None:
-                    for offset, lanes in emit.pieces(width, cpu.lanes):
-                        value = emit.load(weight, row, first + offset, lanes=lanes)
-                        emit.store(y, value, i, first + offset, lanes=lanes)
-
-                streams.walk(self.dim, cpu.lanes, copy)
-
-        arguments = [
-            ("ids", ((self.count,), self.index_dtype)),
-            ("weight", ((self.vocab, self.dim), "float32")),
-            ("y", ((self.count, self.dim), "float32")),
-        ]
-        return emit.build_function(self.name, arguments, body)
 
 
 @dataclass(frozen=True)

@@ -176,3 +176,95 @@ class SoftmaxGrad(Kernel):
                 streams.walk(self.cols, lanes, write)
 
         return emit.build_function(self.name, [("dy", shape), ("y", shape), ("dx", shape)], body)
+
+
+@dataclass(frozen=True)
+class SoftmaxOutputGrad(Kernel):
+    """Gradient of the SoftmaxOutput loss head with respect to its data, as MXNet 1.9.1 defines it; float32.
+
+    Arguments prob, label(, head gradient) -> d_data: (prob - onehot(label)) * grad_scale / norm (* head gradient).
+    Data is [outer, classes, inner], or [outer, classes] where ``inner`` is 1; labels are class numbers, [outer, inner].
+    With ``dense_label`` they are probabilities in the shape of the data, and nothing but ``grad_scale`` is applied.
+    ``smooth_alpha``: the share of the one-hot that goes to the other classes. Rows whose label is ``ignore_label`` get 0
+    with ``use_ignore``. The norm: 1 for "null", the number of labels for "batch" (``batch`` times the spatial size with
+    ``multi_output``), the number of labels that are not ``ignore_label`` for "valid".
+    """
+
+    outer: int
+    classes: int
+    inner: int = 1
+    batch: int = 1
+    grad_scale: float = 1.0
+    ignore_label: float = -1.0
+    use_ignore: bool = False
+    multi_output: bool = False
+    normalization: str = "null"
+    smooth_alpha: float = 0.0
+    dense_label: bool = False
+    head_gradient: bool = False
+
+    @property
+    def name(self) -> str:
+        return "softmax_output_grad"
+
+    @property
+    def outputs(self) -> list[TensorShape]:
+        return [self._data]
+
+    @property
+    def _data(self) -> TensorShape:
+        return ((self.outer, self.classes) if self.inner == 1 else (self.outer, self.classes, self.inner)), "float32"
+
+    @property
+    def inputs(self) -> list[tuple[str, TensorShape]]:
+        """Name, shape and dtype of each input."""
+        label = self._data if self.dense_label else ((self.outer, self.inner), "float32")
+        inputs = [("prob", self._data), ("label", label), ("head", self._data)]
+        return inputs if self.head_gradient else inputs[:2]
+
+    @property
+    def _fixed_scale(self) -> float:
+        """``grad_scale`` over that part of the norm that does not depend on the labels."""
+        if self.dense_label or self.normalization == "valid":
+            return self.grad_scale
+        if self.normalization not in ("null", "batch"):
+            raise ValueError(f"normalization is null, batch or valid, not {self.normalization!r}")
+        norm = self.inner if self.multi_output else 1
+        if self.normalization == "batch":
+            norm *= self.batch if self.multi_output else self.outer * self.inner
+        return self.grad_scale / norm
+
+    @property
+    def _counts_valid(self) -> bool:
+        return self.normalization == "valid" and not self.dense_label
+
+    def _target(self, is_label: Expr) -> Expr:
+        """What the probability of a class should be."""
+        others = self.classes - 1
+        off = self.smooth_alpha / others if others else 0.0
+        return tirx.Select(is_label, tirx.FloatImm("float32", 1.0 - self.smooth_alpha), tirx.FloatImm("float32", off))
+
+    def portable(self) -> Any:
+        """The only form: as a map of one pass, it is scheduled as well as it could be written."""
+        buffers = [te.placeholder(shape, dtype, name=name) for name, (shape, dtype) in self.inputs]
+        prob, label = buffers[:2]
+        one, zero = tirx.FloatImm("float32", 1.0), tirx.FloatImm("float32", 0.0)
+        scale: Any = tirx.FloatImm("float32", self._fixed_scale)
+        if self._counts_valid:
+            o, i = te.reduce_axis((0, self.outer), "o"), te.reduce_axis((0, self.inner), "i")
+            counted = tirx.Select(label[o, i].astype("int32") != int(self.ignore_label), one, zero)
+            count = te.compute((1,), lambda _: te.sum(counted, axis=[o, i]), name="count")
+            scale = scale / tirx.max(count[0], one)
+
+        def gradient(*index: Any) -> Any:
+            o, k = index[:2]
+            if self.dense_label:
+                value = (prob[index] - label[index]) * scale
+            else:
+                number = label[(o, index[2] if self.inner > 1 else 0)].astype("int32")
+                value = (prob[index] - self._target(number == k)) * scale
+                if self.use_ignore:
+                    value = tirx.Select(number == int(self.ignore_label), zero, value)
+            return value * buffers[2][index] if self.head_gradient else value
+
+        return te.create_prim_func([*buffers, te.compute(prob.shape, gradient, name="d_data")])

@@ -190,11 +190,14 @@ def exporting_script():
     return module
 
 
+@pytest.mark.parametrize("dynamo", [False, True])
 @pytest.mark.parametrize("name", MODELS)
-def test_a_fresh_export_trains_as_in_pytorch(name):
+def test_a_fresh_export_trains_as_in_pytorch(name, dynamo):
     torch = pytest.importorskip("torch", reason="exporting needs PyTorch, which is not installed")
+    if dynamo:
+        pytest.importorskip("onnxscript", reason="PyTorch's newer exporter needs onnxscript, which is not installed")
     script = exporting_script()
     torch.manual_seed(3)
     model, data, label = script.models()[name]
-    adopted = adopt(script.export(model, data, label), ["data"], ["label"])
+    adopted = adopt(script.export(model, data, label, dynamo), ["data"], ["label"])
     check_training(adopted, script.numbers(model, data, label))

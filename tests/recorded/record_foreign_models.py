@@ -61,16 +61,20 @@ def models() -> dict[str, tuple[torch.nn.Module, torch.Tensor, torch.Tensor]]:
     }
 
 
-def export(model: torch.nn.Module, data, label, **options) -> onnx.ModelProto:
-    """Weights keep their PyTorch names: nothing is folded."""
+def export(model: torch.nn.Module, data, label, dynamo: bool = False) -> onnx.ModelProto:
+    """By one of PyTorch's two exporters. Weights keep their PyTorch names: nothing is folded."""
+    if dynamo:
+        options = dict(dynamo=True, optimize=False, external_data=False, opset_version=18, verbose=False)
+    else:
+        training = torch.onnx.TrainingMode.TRAINING
+        options = dict(dynamo=False, do_constant_folding=False, training=training, opset_version=17)
     outputs = ["loss", "logits"] if isinstance(model, LanguageModel) else ["loss"]
     buffer = io.BytesIO()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.onnx.export(
-            model, (data, label), buffer, input_names=["data", "label"], output_names=outputs, opset_version=17,
-            dynamo=False, do_constant_folding=False, training=torch.onnx.TrainingMode.TRAINING, **options,
-        )  # fmt: skip
+            model, (data, label), buffer, input_names=["data", "label"], output_names=outputs, **options
+        )
     return onnx.load_model_from_string(buffer.getvalue())
 
 

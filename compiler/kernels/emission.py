@@ -25,6 +25,12 @@ def build_function(name: str, arguments: Sequence[tuple[str, TensorShape]], body
     return ib.get()
 
 
+def build_named(name: str, arguments: dict[str, TensorShape], body: Callable[[dict[str, Buffer]], None]) -> Any:
+    """The same for a ``body`` that takes its buffers by name."""
+    names = list(arguments)
+    return build_function(name, list(arguments.items()), lambda *b: body(dict(zip(names, b, strict=True))))
+
+
 class Register:
     """A float32 vector that can be assigned: LLVM keeps buffers of one vector in registers."""
 
@@ -41,26 +47,58 @@ class Register:
         T.buffer_store(self.buffer, value, [T.ramp(0, 1, self.lanes)])
 
 
+def bind(value: Expr, body: Callable[[Expr], Expr]) -> Expr:
+    """``body(v)`` where ``v`` is ``value`` in a register, as the functions of ``math.py`` want it.
+
+    A variable would do as well, but TVM's simplifier puts what it knows of each one back in place of it: its time grows
+    exponentially with the depth of an expression.
+    """
+    return body(let(value))
+
+
+def let(value: Expr) -> Expr:
+    """``value``, computed here and kept in a register."""
+    lanes = value.ty.dtype.lanes
+    dtype = str(value.ty.dtype).split("x")[0]
+    buffer = T.alloc_buffer((lanes,), dtype, layout=None)
+    T.buffer_store(buffer, value, [T.ramp(0, 1, lanes)])
+    return buffer[T.ramp(0, 1, lanes)]
+
+
 def scratch(size: int) -> Buffer:
     """Memory of the running thread (float32), for packed operands; large ones come from TVM's workspace pool."""
     return T.alloc_buffer((size,), "float32", layout=None)
 
 
-def load(buffer: Buffer, *indices: Expr, lanes: int, width: int | None = None) -> Expr:
-    """``lanes`` values from ``indices`` on along the last axis; beyond ``width`` values nothing is read, and 0 given."""
+def load(buffer: Buffer, *indices: Expr, lanes: int, width: Expr | None = None) -> Expr:
+    """``lanes`` values from ``indices`` on along the last axis.
+
+    Only ``width`` values are read where it is smaller (it may be known at run time only), the other lanes are 0.
+    """
     *lead, first = indices
-    if width is None or width == lanes:
+    if lanes == 1:  # a vector has at least two lanes
+        return element(buffer, *indices)
+    if width is None or (isinstance(width, int) and width >= lanes):
         return buffer[(*lead, T.ramp(first, 1, lanes))]
-    return T.masked_load(f"float32x{lanes}", buffer, *lead, T.ramp(first, 1, lanes), _mask(lanes, width))
+    mask = _mask(lanes, width)
+    value = T.masked_load(f"float32x{lanes}", buffer, *lead, T.ramp(first, 1, lanes), mask)
+    return tirx.Select(mask, value, splat(0.0, lanes))  # what the load leaves in the other lanes is undefined
 
 
-def store(buffer: Buffer, value: Expr, *indices: Expr, lanes: int, width: int | None = None) -> None:
+def store(buffer: Buffer, value: Expr, *indices: Expr, lanes: int, width: Expr | None = None) -> None:
     """Writes the first ``width`` (all, by default) of ``lanes`` values from ``indices`` on along the last axis."""
     *lead, first = indices
-    if width is None or width == lanes:
+    if lanes == 1:
+        T.buffer_store(buffer, value, list(indices))
+    elif width is None or (isinstance(width, int) and width >= lanes):
         T.buffer_store(buffer, value, [*lead, T.ramp(first, 1, lanes)])
     else:
         T.evaluate(T.masked_store(buffer, value, *lead, T.ramp(first, 1, lanes), _mask(lanes, width)))
+
+
+def element(buffer: Buffer, *indices: Expr) -> Expr:
+    """One value of ``buffer``."""
+    return buffer[indices if len(indices) > 1 else indices[0]]
 
 
 def splat(value: Expr, lanes: int) -> Expr:
@@ -96,10 +134,32 @@ def transpose(rows: Sequence[Expr]) -> list[Expr]:
                 source = [lane if not lane & step else (lane ^ step) + lanes for lane in range(lanes)]
             else:
                 source = [lane ^ step if not lane & step else lane + lanes for lane in range(lanes)]
-            rows.append(T.bind(tirx.Shuffle([old[low], old[low + step]], source)))
+            rows.append(let(tirx.Shuffle([old[low], old[low + step]], source)))
         step //= 2
     return rows
 
 
-def _mask(lanes: int, width: int) -> Expr:
-    return T.ramp(0, 1, lanes) < tirx.Broadcast(tirx.IntImm("int32", width), lanes)
+def copy_transposed(
+    source: Callable[[int, Expr, int], Expr],
+    target: Callable[[Expr, Expr], None],
+    depth: Expr,
+    width: int,
+    lanes: int,
+) -> None:
+    """Copies ``width`` rows of ``depth`` values into columns: ``depth`` vectors, with zeros in lanes beyond ``width``.
+
+    ``source(row, k, count)`` loads values k, k + 1, ... of a row, ``count`` of them into ``lanes`` lanes;
+    ``target(k, vector)`` stores. A ``depth`` that is no constant must be ``lanes`` or more.
+    """
+    count = min(depth, lanes) if isinstance(depth, int) else lanes
+    with T.serial((depth + lanes - 1) // lanes) as square:
+        # The last square overlaps the one before it: what is copied twice is the same.
+        first = T.bind(T.min(square * lanes, depth - count))
+        zeros = splat(0.0, lanes)
+        rows = [let(source(row, first, count) if row < width else zeros) for row in range(lanes)]
+        for i, vector in enumerate(transpose(rows)[:count]):
+            target(first + i, vector)
+
+
+def _mask(lanes: int, width: Expr) -> Expr:
+    return T.ramp(0, 1, lanes) < tirx.Broadcast(T.int32(width) if isinstance(width, int) else width, lanes)

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from tvm import te
+from tvm import te, tirx
 from tvm.tirx.script import builder as T
 
 from bucketmod.compiler.kernels import emission as emit
@@ -25,10 +25,14 @@ Expr = Any
 
 @dataclass(frozen=True)
 class Gemm(Kernel):
-    """C[(batch,) m, n] = op(A) op(B) (+ bias[n]); arguments A, B, (bias), C, all float32.
+    """C[(batch,) m, n] = op(A) op(B) (+ bias[n]); arguments A, B, (edge), (bias), C, all float32.
 
     A is [m, k], with ``trans_a`` [k, m]; B is [k, n], with ``trans_b`` [n, k]. With ``batch`` > 1 each has that many
     matrices along a first axis, except an operand whose ``batch_a`` or ``batch_b`` is False: one matrix serves all.
+
+    With ``shift`` s the rows of B (one matrix, not transposed) are used s places later (earlier if negative), and those
+    that get free are the rows of edge [abs(s), n]: so a sequence of states is multiplied one step late, beginning with
+    the initial state, without being copied.
     """
 
     m: int
@@ -40,10 +44,15 @@ class Gemm(Kernel):
     batch_a: bool = True
     batch_b: bool = True
     bias: bool = False
+    shift: int = 0
+
+    def __post_init__(self) -> None:
+        if self.shift and (self.trans_b or self.batch > 1):
+            raise ValueError(f"{self}: a shift needs one B that is not transposed")
 
     @property
     def name(self) -> str:
-        return "gemm_" + "nt"[self.trans_a] + "nt"[self.trans_b] + "_bias" * self.bias
+        return "gemm_" + "nt"[self.trans_a] + "nt"[self.trans_b] + "_bias" * self.bias + "_shifted" * bool(self.shift)
 
     @property
     def flops(self) -> int:
@@ -53,7 +62,8 @@ class Gemm(Kernel):
     def inputs(self) -> list[TensorShape]:
         a = self._matrix(*((self.k, self.m) if self.trans_a else (self.m, self.k)), self.batch_a)
         b = self._matrix(*((self.n, self.k) if self.trans_b else (self.k, self.n)), self.batch_b)
-        return [a, b, ((self.n,), "float32")][: 3 if self.bias else 2]
+        edge = [self._matrix(abs(self.shift), self.n, False)] if self.shift else []
+        return [a, b, *edge] + ([((self.n,), "float32")] if self.bias else [])
 
     @property
     def outputs(self) -> list[TensorShape]:
@@ -63,38 +73,43 @@ class Gemm(Kernel):
         return ((self.batch, rows, columns) if batched and self.batch > 1 else (rows, columns)), "float32"
 
     def portable(self) -> Any:
-        inputs = [te.placeholder(shape, dtype, name) for name, (shape, dtype) in zip("ABV", self.inputs, strict=False)]
+        inputs = [te.placeholder(shape, dtype, f"input{i}") for i, (shape, dtype) in enumerate(self.inputs)]
         a, b = inputs[:2]
         axis = te.reduce_axis((0, self.k), "k")
 
+        def right(lead: list[Any], j: Any) -> Any:
+            if not self.shift:
+                return b(*(lead if self.batch_b else []), *((j, axis) if self.trans_b else (axis, j)))
+            edge, row = inputs[2], axis - self.shift
+            # One of the two is read; the other index is kept in range for the sake of analysis.
+            inside = b(tirx.max(tirx.min(row, self.k - 1), 0), j)
+            return tirx.if_then_else(tirx.all(row >= 0, row < self.k), inside, edge(axis % abs(self.shift), j))
+
         def product(*indices: Any) -> Any:
             *lead, i, j = indices
-            left = (axis, i) if self.trans_a else (i, axis)
-            right = (j, axis) if self.trans_b else (axis, j)
-            return te.sum(
-                a(*(lead if self.batch_a else []), *left) * b(*(lead if self.batch_b else []), *right), axis=axis
-            )
+            left = a(*(lead if self.batch_a else []), *((axis, i) if self.trans_a else (i, axis)))
+            return te.sum(left * right(lead, j), axis=axis)
 
         c = te.compute(self.outputs[0][0], product, name="C")
         if self.bias:
             product_only = c
-            c = te.compute(product_only.shape, lambda *i: product_only(*i) + inputs[2](i[-1]), name="D")
+            c = te.compute(product_only.shape, lambda *i: product_only(*i) + inputs[-1](i[-1]), name="D")
         return te.create_prim_func([*inputs, c])
 
     def tuned(self, cpu: CpuFeatures) -> Any:
-        arguments = [*zip(("A", "B", "bias"), self.inputs, strict=False), ("C", self.outputs[0])]
-        return emit.build_function(
-            self.name, arguments, lambda *buffers: _Emitter(self, plan(self, cpu), *buffers).run()
-        )
+        names = ["A", "B"] + ["edge"] * bool(self.shift) + ["bias"] * self.bias + ["C"]
+        arguments = dict(zip(names, [*self.inputs, *self.outputs], strict=True))
+        return emit.build_named(self.name, arguments, lambda buffers: _Emitter(self, plan(self, cpu), buffers).run())
 
 
 @dataclass(frozen=True)
 class Plan:
     """How a product is cut.
 
-    A register tile is ``tile_rows`` x (``tile_vectors`` * ``lanes``) of C. K is cut into blocks of ``depth``. A task, the
-    unit of parallel work, is ``block_tiles`` tiles high and ``block_panels`` panels (columns of tiles) wide. ``pack_a``
-    and ``pack_b``: the task first copies its part of the operand, one block of K at a time, in the order of use.
+    A register tile is ``tile_rows`` x (``tile_vectors`` * ``lanes``) of C. K is cut into blocks of ``depth``. A task,
+    the unit of parallel work, is ``block_tiles`` tiles high and ``block_panels`` panels (columns of tiles) wide.
+    ``pack_a`` and ``pack_b``: the task first copies its part of the operand, one block of K at a time, in the order of
+    use.
     """
 
     lanes: int
@@ -129,7 +144,7 @@ def plan(gemm: Gemm, cpu: CpuFeatures) -> Plan:
     panels = -(-gemm.n // (vectors * lanes))
     most_panels = max(1, cpu.l2 // 2 // (4 * depth * vectors * lanes))
     base = Plan(lanes, rows, vectors, depth, tiles, panels, gemm.trans_a, True, True)
-    if not gemm.trans_b and tiles <= 3:
+    if not gemm.trans_b and not gemm.shift and tiles <= 3:
         base = replace(base, pack_b=False)
     candidates = [
         replace(base, block_tiles=height, block_panels=width)
@@ -140,10 +155,12 @@ def plan(gemm: Gemm, cpu: CpuFeatures) -> Plan:
     return replace(best, parallel=_tasks(gemm, best) > 1 and gemm.flops >= 2 * _MIN_TASK_FLOPS)
 
 
-def _even_part(total: int, most: int, multiple: int) -> int:
-    """The size of equal parts of ``total``, each a ``multiple`` and at most ``most``."""
+def _even_part(total: int, most: int, least: int) -> int:
+    """The size of parts that cut ``total`` evenly, at most ``most``; the last is smaller, but not below ``least``."""
     parts = -(-total // most)
-    return min(total, -(-(-(-total // parts)) // multiple) * multiple)
+    while parts > 1 and total - (parts - 1) * -(-total // parts) < least:
+        parts += 1
+    return -(-total // parts)
 
 
 def _cuts(total: int, most: int) -> list[int]:
@@ -178,10 +195,10 @@ def _cost(gemm: Gemm, p: Plan) -> float:
 class _Emitter:
     """Emits the loops of one plan."""
 
-    def __init__(self, gemm: Gemm, p: Plan, a: Any, b: Any, *rest: Any):
+    def __init__(self, gemm: Gemm, p: Plan, buffers: dict[str, Any]):
         self.gemm, self.plan = gemm, p
-        self.a, self.b, self.c = a, b, rest[-1]
-        self.bias = rest[0] if gemm.bias else None
+        self.a, self.b, self.c = buffers["A"], buffers["B"], buffers["C"]
+        self.bias, self.edge = buffers.get("bias"), buffers.get("edge")
         self.columns = p.tile_vectors * p.lanes
         self.tiles, self.panels = _counts(gemm, p)
         self.row_blocks = -(-self.tiles // p.block_tiles)
@@ -259,28 +276,37 @@ class _Emitter:
         """Packed B: [panel, k, column], columns that do not exist as zeros."""
         if not self.gemm.trans_b:
             with T.serial(self.depth) as k:
-                for column, width in self.vectors(columns):
-                    value = self.load_b(self.first_k + k, panel * self.columns + column, width)
-                    emit.store(self.packed_b, value, self.b_place(local, k, column), lanes=self.plan.lanes)
+                self.pack_row(panel, local, columns, k)
             return
         lanes = self.plan.lanes
-        with T.serial(self.depth // lanes) as square:
+        for column, width in self.vectors(columns):
+
+            def source(row: int, k: Expr, count: int, column: int = column) -> Expr:
+                at = (*self.b_lead, panel * self.columns + column + row, self.first_k + k)
+                return emit.load(self.b, *at, lanes=lanes, width=count)
+
+            def target(k: Expr, value: Expr, column: int = column) -> None:
+                emit.store(self.packed_b, value, self.b_place(local, k, column), lanes=lanes)
+
+            emit.copy_transposed(source, target, self.depth, width, lanes)
+
+    def pack_row(self, panel: Expr, local: Expr, columns: int, k: Expr) -> None:
+        def copy(source: Any, row: Expr) -> None:
             for column, width in self.vectors(columns):
-                rows = [
-                    emit.load(self.b, *self.b_lead, panel * self.columns + column + j, self.first_k + square * lanes,
-                              lanes=lanes) if j < width else emit.splat(0.0, lanes)
-                    for j in range(lanes)
-                ]  # fmt: skip
-                for i, value in enumerate(emit.transpose([T.bind(row) for row in rows])):
-                    emit.store(self.packed_b, value, self.b_place(local, square * lanes + i, column), lanes=lanes)
-        rest = self.gemm.k % self.plan.depth % lanes if self.gemm.k % self.plan.depth else self.plan.depth % lanes
-        if rest:
-            with T.serial(self.depth % lanes) as i, T.serial(self.columns) as j:
-                k = T.bind(self.depth // lanes * lanes + i)
-                column = T.min(panel * self.columns + j, self.gemm.n - 1)
-                T.buffer_store(
-                    self.packed_b, self.b[(*self.b_lead, column, self.first_k + k)], [self.b_place(local, k, j)]
-                )
+                at = (row, panel * self.columns + column)
+                value = emit.load(source, *self.b_lead, *at, lanes=self.plan.lanes, width=width)
+                emit.store(self.packed_b, value, self.b_place(local, k, column), lanes=self.plan.lanes)
+
+        shift = self.gemm.shift
+        if not shift:
+            copy(self.b, self.first_k + k)
+            return
+        row = T.bind(self.first_k + k - shift)
+        with T.If(row >= 0 if shift > 0 else row < self.gemm.k):
+            with T.Then():
+                copy(self.b, row)
+            with T.Else():
+                copy(self.edge, row + shift if shift > 0 else row - self.gemm.k)
 
     def b_place(self, local: Expr, k: Expr, column: Expr) -> Expr:
         return (local * self.plan.depth + k) * self.columns + column
@@ -303,7 +329,7 @@ class _Emitter:
         self.initialise(sums, first_row, first_column)
         with T.serial(self.depth) as k:
             values = [
-                T.bind(
+                emit.let(
                     emit.load(self.packed_b, self.b_place(local_panel, k, column), lanes=p.lanes)
                     if p.pack_b
                     else self.load_b(self.first_k + k, first_column + column, width)
@@ -311,7 +337,7 @@ class _Emitter:
                 for column, width in vectors
             ]
             for row in range(rows):
-                factor = T.bind(emit.splat(self.a_element(first_row, local_tile, row, k), p.lanes))
+                factor = emit.let(emit.splat(self.a_element(first_row, local_tile, row, k), p.lanes))
                 for vector, value in zip(vectors, values, strict=True):
                     sums[row, vector].value = sums[row, vector].value + factor * value
         for (row, (column, width)), total in sums.items():
@@ -322,7 +348,7 @@ class _Emitter:
         if self.plan.pack_a:
             return self.packed_a[(local_tile * self.plan.depth + k) * self.plan.tile_rows + row]
         at = (self.first_k + k, first_row + row) if self.gemm.trans_a else (first_row + row, self.first_k + k)
-        return self.a[(*self.a_lead, *at)]
+        return emit.element(self.a, *self.a_lead, *at)
 
     def initialise(self, sums: dict[Any, emit.Register], first_row: Expr, first_column: Expr) -> None:
         """The first block of K starts from the bias or zero, the others from what is in C."""

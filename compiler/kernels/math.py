@@ -5,6 +5,9 @@ Each function takes a float32 expression, scalar or vector (``float32x16``, ...)
 The argument is evaluated once. The largest relative error is 3e-7 over the range of normal results; results below the
 smallest normal float32 become 0 (``log`` takes subnormal arguments as 0); infinities give the limit, NaN stays NaN.
 
+``bind`` says how a value that is used more than once gets a name: by default inside the expression; kernels that are
+made of statements pass a way of their own (``emission.bind``).
+
 The coefficients are minimax fits (Lawson's iteration on Chebyshev nodes) made for these intervals.
 """
 
@@ -59,34 +62,37 @@ def polynomial(x: Expr, coefficients: Sequence[float]) -> Expr:
     return result
 
 
+Bind = Callable[[Expr, Callable[[Expr], Expr]], Expr]
+
+
 def bind(value: Expr, body: Callable[[Expr], Expr]) -> Expr:
     """``body(v)`` where ``v`` is a variable that holds ``value``: for a value that ``body`` uses more than once."""
     variable = tirx.Var("v", _type(value))
     return tirx.Let(variable, value, body(variable))
 
 
-def exp(x: Expr) -> Expr:
+def exp(x: Expr, bind: Bind = bind) -> Expr:
     """e^x."""
 
     def limited(v: Expr) -> Expr:
-        result = _reduce(v, lambda n, r: _scale(_one_plus(_expm1_reduced(r)), n))
+        result = _reduce(v, lambda n, r: _scale(_one_plus(_expm1_reduced(r)), n), bind)
         result = tirx.Select(v > constant(_EXP_OVERFLOW, v), constant(math.inf, v), result)
         return tirx.Select(v < constant(_EXP_UNDERFLOW, v), constant(0.0, v), result)
 
     return bind(x, limited)
 
 
-def sigmoid(x: Expr) -> Expr:
+def sigmoid(x: Expr, bind: Bind = bind) -> Expr:
     """1 / (1 + e^-x)."""
 
     def body(v: Expr) -> Expr:
-        e = _reduce(-v, lambda n, r: _scale(_one_plus(_expm1_reduced(r)), n))
+        e = _reduce(-v, lambda n, r: _scale(_one_plus(_expm1_reduced(r)), n), bind)
         return tirx.Select(v <= constant(-87.0, v), constant(0.0, v), constant(1.0, v) / (constant(1.0, v) + e))
 
-    return bind(clamp(x, -87.0, 87.0), body)  # so that neither e^-x nor the quotient leaves the normal range
+    return bind(clamp(x, -87.0, 87.0, bind), body)  # so that neither e^-x nor the quotient leaves the normal range
 
 
-def tanh(x: Expr) -> Expr:
+def tanh(x: Expr, bind: Bind = bind) -> Expr:
     """Hyperbolic tangent, with full relative precision near 0."""
 
     def from_expm1(n: Expr, r: Expr) -> Expr:
@@ -99,21 +105,21 @@ def tanh(x: Expr) -> Expr:
 
         return bind(_scale(constant(1.0, r), n), recombined)
 
-    return _reduce(clamp(x + x, -20.0, 20.0), from_expm1)  # tanh(10) rounds to 1
+    return _reduce(clamp(x + x, -20.0, 20.0, bind), from_expm1, bind)  # tanh(10) rounds to 1
 
 
-def erf(x: Expr) -> Expr:
+def erf(x: Expr, bind: Bind = bind) -> Expr:
     """Error function."""
 
     def body(v: Expr) -> Expr:
         square = v * v + constant(_NEGLIGIBLE, v)  # a subnormal square would cost a hundred cycles
         quotient = bind(square, lambda t: v * polynomial(t, _ERF_P) / polynomial(t, _ERF_Q))
-        return clamp(quotient, -1.0, 1.0)
+        return clamp(quotient, -1.0, 1.0, bind)
 
-    return bind(clamp(x, -4.0, 4.0), body)
+    return bind(clamp(x, -4.0, 4.0, bind), body)
 
 
-def log(x: Expr) -> Expr:
+def log(x: Expr, bind: Bind = bind) -> Expr:
     """Natural logarithm; -inf at 0 and below the smallest normal float32, NaN for negative arguments."""
 
     def body(v: Expr) -> Expr:
@@ -139,7 +145,7 @@ def log(x: Expr) -> Expr:
     return bind(x, body)
 
 
-def clamp(x: Expr, low: float, high: float) -> Expr:
+def clamp(x: Expr, low: float, high: float, bind: Bind = bind) -> Expr:
     """``x`` limited to [low, high]; NaN stays NaN, which min and max do not promise."""
 
     def above(v: Expr) -> Expr:
@@ -151,7 +157,7 @@ def clamp(x: Expr, low: float, high: float) -> Expr:
     return bind(bind(x, below), above)
 
 
-def _reduce(x: Expr, body: Callable[[Expr, Expr], Expr]) -> Expr:
+def _reduce(x: Expr, body: Callable[[Expr, Expr], Expr], bind: Bind) -> Expr:
     """``body(n, r)`` with x = n ln(2) + r, |r| <= ln(2) / 2; ``n`` is the integer as the exponent field of a float."""
 
     def rounded(v: Expr) -> Expr:

@@ -79,7 +79,7 @@ def load(buffer: Buffer, *indices: Expr, lanes: int, width: Expr | None = None) 
     if lanes == 1:  # a vector has at least two lanes
         return element(buffer, *indices)
     if width is None or (isinstance(width, int) and width >= lanes):
-        return buffer[(*lead, T.ramp(first, 1, lanes))]
+        return element(buffer, *lead, T.ramp(first, 1, lanes))
     mask = _mask(lanes, width)
     value = T.masked_load(f"float32x{lanes}", buffer, *lead, T.ramp(first, 1, lanes), mask)
     return tirx.Select(mask, value, splat(0.0, lanes))  # what the load leaves in the other lanes is undefined

@@ -82,6 +82,9 @@ class _Bindable(Protocol):
     def bind(self, name: str, *arrays: np.ndarray) -> Callable[..., Any]: ...
 
 
+_MAX_BOUND = 4096
+
+
 class CompiledKernels:
     """Compiled kernels, bound once to each set of arrays; numpy for arrays they refuse (not float32, unaligned)."""
 
@@ -97,6 +100,8 @@ class CompiledKernels:
                 function: Callable[..., Any] | None = self._update.bind(name, *arrays)
             except (KeyError, ValueError):
                 function = None
+            if len(self._bound) >= _MAX_BOUND:  # a caller with new arrays every step must not fill the memory
+                self._bound.clear()
             known = self._bound[key] = (arrays, function)
         if known[1] is None:
             getattr(REFERENCE, name)(*arrays, *scalars)

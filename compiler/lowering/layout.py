@@ -65,6 +65,7 @@ class _Builder:
         direct = view.storage.kind == "intermediate" and view.whole and view.storage not in owned | pinned
         if direct and port.role == "gradient":
             view.storage.kind = "gradient"
+            view.storage.shape = port.shape  # a kernel may have seen the same bytes in another shape
             owned.add(view.storage)
             self.names[view.storage] = port.name
             return

@@ -185,7 +185,7 @@ class SoftmaxOutputGrad(Kernel):
     Arguments prob, label(, head gradient) -> d_data: (prob - onehot(label)) * grad_scale / norm (* head gradient).
     Data is [outer, classes, inner], or [outer, classes] where ``inner`` is 1; labels are class numbers, [outer, inner].
     With ``dense_label`` they are probabilities in the shape of the data, and nothing but ``grad_scale`` is applied.
-    ``smooth_alpha``: the share of the one-hot that goes to the other classes. Rows whose label is ``ignore_label`` get 0
+    ``smooth_alpha``: the share of the one-hot that goes to the other classes. Rows of ``ignore_label`` get 0
     with ``use_ignore``. The norm: 1 for "null", the number of labels for "batch" (``batch`` times the spatial size with
     ``multi_output``), the number of labels that are not ``ignore_label`` for "valid".
     """

@@ -240,7 +240,10 @@ def scale(context: ImportContext, node: Node, inputs: list[Any]) -> Any:
 
 @bucketmod("MakeLossGrad")
 def make_loss_grad(context: ImportContext, node: Node, inputs: list[Any]) -> Any:
-    """A constant, but for ``valid``: there it is divided by the number of entries above the threshold."""
+    """A constant, but for ``valid``: there it is divided by the number of entries above the threshold.
+
+    ``batch`` divides by all axes but the last, as MXNet does.
+    """
     x = inputs[0]
     scale_, mode = node.attribute("grad_scale", 1.0), node.attribute("normalization", "null")
     if mode == "valid":
@@ -249,5 +252,5 @@ def make_loss_grad(context: ImportContext, node: Node, inputs: list[Any]) -> Any
         count = context.emit(op.maximum(count, const(1.0, x, context)))
         share = context.emit(op.divide(const(scale_, x, context), count))
         return context.emit(op.broadcast_to(share, context.shape(x)))
-    value = scale_ / context.shape(x)[0] if mode == "batch" else scale_
+    value = scale_ / max(math.prod(context.shape(x)[:-1]), 1) if mode == "batch" else scale_
     return context.emit(op.full(context.shape(x), const(value, x, context)))

@@ -27,7 +27,7 @@ def gru(context: ImportContext, node: Node, inputs: list[Any]) -> list[Any]:
 
 @bucketmod("GRUGrad")
 def gru_grad(context: ImportContext, node: Node, inputs: list[Any]) -> list[Any]:
-    return recurrent.emit_gru_grad(context, *_padded(inputs, 11), reverse=_reverse(node), wanted=_wanted(node, 6))
+    return recurrent.emit_gru_grad(context, *_padded(inputs, 10), reverse=_reverse(node), wanted=_wanted(node, 6))
 
 
 @bucketmod("RNN", "RNNTraining")

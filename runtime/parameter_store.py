@@ -51,8 +51,8 @@ def _get(group: dict[str, np.ndarray], kind: str, name: str, shape: Sequence[int
         array = group[name] = aligned_zeros(shape, dtype)
     elif array.shape != tuple(shape) or array.dtype != np.dtype(dtype):
         raise ValueError(
-            f"{kind} {name!r} is {np.dtype(dtype).name}{tuple(shape)} in this bucket, but {array.dtype.name}"
-            f"{array.shape} in a bucket bound before: parameters are shared, so their shapes must not depend on the "
-            "bucket key"
+            f"{kind} {name!r} would be {np.dtype(dtype).name}{tuple(shape)} for these inputs, but was bound as "
+            f"{array.dtype.name}{array.shape} before: parameters are shared, so their shapes must not depend on the "
+            "bucket key or on the shapes of a batch"
         )
     return array

@@ -63,7 +63,7 @@ class Bucket:
         mode, target = "train" if wrt else "infer", parse_target(target).name
         identity = {
             "format": _DIGEST_FORMAT,
-            "graph": _canonical(self.graph),
+            "graph": _canonical(self.graph, is_train),
             "arguments": [[a.name, a.role, list(a.shape), a.dtype] for a in self.arguments],
             "is_train": is_train,
             "mode": mode,
@@ -168,10 +168,10 @@ def _type_name(dtype: Any) -> str:
     return np.dtype(np.float32 if dtype is None else dtype).name
 
 
-def _canonical(graph: Graph) -> Any:
+def _canonical(graph: Graph, is_train: bool) -> Any:
     """The graph without what does not change its program: initialisers, learning-rate factors and other annotations."""
     if isinstance(graph, OnnxModel):
-        return graph.digest()
+        return graph.digest(is_train)
     nodes = graph.topological_nodes()
     position = {node: index for index, node in enumerate(nodes)}
     described = [

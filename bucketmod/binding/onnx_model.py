@@ -20,11 +20,16 @@ class OnnxModel:
     """
 
     def __init__(self, model: Any, data_names: Sequence[str] | None = None, label_names: Sequence[str] | None = None):
-        """``data_names``: default: every input that is no initialiser and no label."""
-        from bucketmod.compiler.foreign import adopt
+        """``data_names``: default: every input that is no initialiser and no label.
 
+        Raises CompileError for names that the model does not have and for shapes that are not static,
+        UnsupportedOperatorError (one of it) naming a node that cannot be taken in.
+        """
         self.model = model
-        self._program, self.initial_values = adopt(model, data_names, label_names or ())
+        self._names = (data_names, tuple(label_names or ()))
+        self._programs: dict[bool, Any] = {}
+        self.initial_values: dict[str, np.ndarray] = {}
+        self._program = self.program(is_train=False)
         self.data_names = [port.name for port in self._program.by_role("data")]
         self.label_names = [port.name for port in self._program.by_role("label")]
 
@@ -71,12 +76,19 @@ class OnnxModel:
         return kinds[0], kinds[1], kinds[2]
 
     def program(self, is_train: bool) -> Any:
-        """The forward program (``bucketmod.compiler.program.Program``); an ONNX model has one for both modes."""
-        return self._program
+        """The forward program (``bucketmod.compiler.program.Program``); they differ where the model has Dropout."""
+        if is_train not in self._programs:
+            from bucketmod.compiler.foreign import adopt
 
-    def digest(self) -> str:
+            data_names, label_names = self._names
+            self._programs[is_train], self.initial_values = adopt(
+                self.model, data_names, label_names, is_train=is_train
+            )
+        return self._programs[is_train]
+
+    def digest(self, is_train: bool) -> str:
         """SHA-256 of the program, without the parameters' values."""
-        return hashlib.sha256(self._program.to_bytes()).hexdigest()
+        return hashlib.sha256(self.program(is_train).to_bytes()).hexdigest()
 
     def save(self, fname: str | os.PathLike[str], remove_amp_cast: bool = True) -> None:
         """Writes the ONNX model; a name that ends in ``.json`` (as checkpoints choose it) ends in ``.onnx`` instead."""

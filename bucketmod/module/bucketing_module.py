@@ -93,6 +93,11 @@ class BucketingModule(BaseModule):
     def _bind_bucket(
         self, key: Any, module: Module | None, data_shapes: Sequence[Any], label_shapes: Sequence[Any] | None
     ) -> Module:
+        if data_shapes is None:
+            raise TypeError(
+                f"bucket {key!r} is not bound yet: a batch needs bucket_key and provide_data, and switch_bucket() the "
+                "shapes of the data"
+            )
         current, default = self._current, self._buckets[self._default_bucket_key]
         module = module or self._new_module(key)
         self._check_parameters(key, module, default)

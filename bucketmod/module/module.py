@@ -57,7 +57,7 @@ class Module(BaseModule):
         self._group2ctxs = group2ctxs
         self._compression_params = compression_params
         if binding.is_model(symbol):
-            symbol = binding.OnnxModel(symbol, data_names, label_names)
+            symbol = binding.OnnxModel(symbol, *_present_names(symbol, data_names, label_names))
             data_names, label_names = symbol.data_names, symbol.label_names
         self._symbol = symbol
         self._data_names = list(data_names or ())
@@ -386,7 +386,8 @@ class Module(BaseModule):
 
         By name, gradients are divided by the batch size unless ``optimizer_params`` has ``rescale_grad``. One context
         needs no ``kvstore``: None and names without dist are accepted, others are NotImplementedError, other types
-        TypeError. A second call warns and is ignored unless ``force_init``. AssertionError unless bound and
+        TypeError. SGD and Adam get compiled kernels, found or compiled like the programs of a graph, with the same
+        errors. A second call warns and is ignored unless ``force_init``. AssertionError unless bound and
         initialised.
         """
         assert self.binded and self.params_initialized, "init_optimizer() needs bind() and init_params() first"
@@ -409,6 +410,10 @@ class Module(BaseModule):
                 )
             if not optimizer.idx2name:
                 optimizer.idx2name = names
+        if optimizer.uses_kernels and optimizer.kernels is opt.REFERENCE:
+            optimizer.kernels = opt.CompiledKernels(binding.update_kernels(binding.default_target()))
+        if optimizer.uses_kernels:
+            optimizer.kernels = opt.CompiledKernels(binding.update_kernels(binding.default_target()))
         self._optimizer = optimizer
         self._updater = opt.get_updater(optimizer)
         self._update_index = {name: index for index, name in names.items()}
@@ -485,6 +490,7 @@ class Module(BaseModule):
     def _reshape_for(self, batch: Any, data: Sequence[NDArray], labels: Sequence[NDArray] | None) -> None:
         """Reshapes to what a batch says, or to what its arrays show."""
         data_shapes = getattr(batch, "provide_data", None) or _reshaped(self._data_shapes, data)
+        check_names_match(self._data_names, [_described(item) for item in data_shapes], "data", throw=True)
         label_shapes = getattr(batch, "provide_label", None)
         if not label_shapes and self._label_shapes:
             if not labels:
@@ -582,6 +588,14 @@ def check_input_names(symbol: Any, names: Sequence[str], kind: str, throw: bool 
         if throw:
             raise ValueError(message)
         warnings.warn(message, stacklevel=3)
+
+
+def _present_names(model: Any, data_names: Any, label_names: Any) -> tuple[Any, Any]:
+    """The default names ("data", "softmax_label") count for an ONNX model only if it has such inputs."""
+    inputs = {value.name for value in model.graph.input}
+    data_names = None if data_names == ("data",) and "data" not in inputs else data_names
+    label_names = () if label_names == ("softmax_label",) and "softmax_label" not in inputs else label_names
+    return data_names, label_names
 
 
 def check_names_match(names: Sequence[str], shapes: Sequence[DataDesc], kind: str, throw: bool) -> None:

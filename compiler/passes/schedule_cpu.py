@@ -53,7 +53,9 @@ def _emit_function(func: tirx.PrimFunc, cpu: CpuFeatures) -> tirx.PrimFunc:
     views = FlatViews()
     loops = [_emit_nest(views.rewrite(collapse(parse_nest(statement))), cpu) for statement in statements]
     body = sequence([tirx.AllocBuffer(buffer) for buffer in root.alloc_buffers], views.declarations(), loops)
-    return func.with_body(body).with_attr({TUNED: True, "tirx.is_scheduled": True, "tirx.noalias": True})
+    scheduled = func.with_body(body).with_attr({TUNED: True, "tirx.is_scheduled": True, "tirx.noalias": True})
+    # Bodies were copied, and with them the variables bound inside their expressions: each needs its own.
+    return tirx.transform.ConvertSSA()(IRModule({"main": scheduled}))["main"]
 
 
 def _emit_nest(nest: Nest, cpu: CpuFeatures) -> Stmt:

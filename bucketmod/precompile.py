@@ -11,7 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from bucketmod.binding import OnnxModel, get_cache, is_model, make_bucket
+from bucketmod.binding import OnnxModel, get_cache, is_model, make_bucket, update_request
 from bucketmod.compiler.service import CompileRequest, CompileResult, compile_requests
 from bucketmod.compiler.target import parse_target
 from bucketmod.name import NameManager
@@ -38,8 +38,9 @@ class Plan:
 
 @dataclass
 class Row:
-    """The outcome for one bucket in one mode. ``seconds``: spent compiling; ``hit``: it was in the cache already;
-    ``nodes``: kernel calls; ``bytes``: size of the artifact; ``error``: readable text, empty when all is well."""
+    """The outcome for one bucket in one mode, or for the optimizer kernels of all buckets (key "optimizer", mode
+    "update"). ``seconds``: spent compiling; ``hit``: it was in the cache already; ``nodes``: kernel calls; ``bytes``:
+    size of the artifact; ``error``: readable text, empty when all is well."""
 
     key: Any
     mode: str
@@ -126,7 +127,8 @@ def precompile(
     cache: str | None = None,
     show_progress: bool = True,
 ) -> list[Row]:
-    """Compiles every bucket in every mode, ``jobs`` at a time, and returns a row for each.
+    """Compiles every bucket in every mode, ``jobs`` at a time, and returns a row for each. For training the optimizer
+    kernels are compiled too; their row is the last.
 
     A bucket whose graph cannot be made or compiled gives a row with an error; the others still compile. Raises
     ValueError for an unknown mode or target.
@@ -146,6 +148,9 @@ def precompile(
         except Exception as error:  # the user's sym_gen or shapes: the message is the bucket's result
             for row in made.values():
                 row.error = f"{type(error).__name__}: {error}"
+    if "train" in modes:
+        row = rows["optimizer", "update"] = Row("optimizer", "update", target)
+        requests.append((row, update_request(target)))
     _compile(requests, store, jobs, show_progress)
     return list(rows.values())
 

@@ -30,9 +30,10 @@ class CompileRequest:
     """One artifact to make.
 
     ``program``: bytes of a forward :class:`~bucketmod.compiler.program.Program`, or a function that makes them when
-    they are needed (exporting costs time that a hit should not pay); ``mode``: "train" or "infer"; ``wrt``: inputs to
-    differentiate; ``target``: as in :func:`~bucketmod.compiler.target.parse_target`; ``name``: for messages, such as
-    "bucket 20 (train)"; ``request_digest``: identity in the cache's index; ``info``: shown in the index.
+    they are needed (exporting costs time that a hit should not pay); ``mode``: "train", "infer", or "update" for the
+    optimizer kernels, which come from no program (``b""``); ``wrt``: inputs to differentiate;
+    ``target``: as in :func:`~bucketmod.compiler.target.parse_target`; ``name``: for messages, such as "bucket 20
+    (train)"; ``request_digest``: identity in the cache's index; ``info``: shown in the index.
     """
 
     program: bytes | Callable[[], bytes]

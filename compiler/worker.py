@@ -1,6 +1,7 @@
 """A compile worker: ``python -m bucketmod.compiler.worker``.
 
-Reads one job a line from standard input (JSON: program, mode, wrt, target, folder) and answers one line each:
+Reads one job a line from standard input (JSON: program, mode, wrt, target, folder; mode "update" makes the optimizer
+kernels and reads neither program nor wrt) and answers one line each:
 ``{"ok": true, "seconds": s}`` with the artifact written into ``folder``, or ``{"ok": false, "error": text}``. It lives
 in a process of its own, so that neither TVM's compiler nor onnxruntime is ever loaded by the user's process, and a
 crash in them ends a job and not a training run.
@@ -18,17 +19,17 @@ from typing import Any, TextIO
 
 
 def run_job(job: dict[str, Any]) -> dict[str, Any]:
-    """Compiles one program and writes its artifact; errors of the user's making come back as one readable text."""
+    """Compiles one program, or the optimizer kernels, and writes the artifact.
+
+    Errors of the user's making come back as one readable text.
+    """
     from bucketmod.compiler.errors import CompileError
 
     started = time.perf_counter()
     try:
         from bucketmod.compiler.artifact_writer import write_artifact
-        from bucketmod.compiler.pipeline import compile_program
-        from bucketmod.compiler.program import Program
 
-        program = Program.from_bytes(Path(job["program"]).read_bytes())
-        compiled = compile_program(program, job["mode"], job["wrt"], job["target"])
+        compiled = _compile(job)
         write_artifact(compiled.manifest, compiled.files, Path(job["folder"]))
     except (CompileError, NotImplementedError, ImportError, ValueError) as error:
         return {"ok": False, "error": str(error) or type(error).__name__, "kind": type(error).__name__}
@@ -36,6 +37,18 @@ def run_job(job: dict[str, Any]) -> dict[str, Any]:
         detail = traceback.format_exc(limit=-8)
         return {"ok": False, "error": f"{type(error).__name__}: {error}\n{detail}", "kind": "internal"}
     return {"ok": True, "seconds": time.perf_counter() - started}
+
+
+def _compile(job: dict[str, Any]) -> Any:
+    if job["mode"] == "update":
+        from bucketmod.compiler.updates import compile_updates
+
+        return compile_updates(job["target"])
+    from bucketmod.compiler.pipeline import compile_program
+    from bucketmod.compiler.program import Program
+
+    program = Program.from_bytes(Path(job["program"]).read_bytes())
+    return compile_program(program, job["mode"], job["wrt"], job["target"])
 
 
 def serve(jobs: TextIO, answers: TextIO) -> None:

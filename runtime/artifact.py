@@ -85,7 +85,8 @@ class Manifest:
     ``constants_sha256``: digest of ``constants.npz``, empty when there is none.
     ``workspace_bytes``: memory for everything between inputs and outputs; the caller lends it, 64-byte aligned.
     ``nodes``: kernel calls, all entries together. ``compile_seconds``: how long compiling took.
-    ``compiler``: one line with the versions that made it. ``model_digest``: digest of the program it came from.
+    ``compiler``: one line with the versions that made it. ``model_digest``: digest of the program it came from, empty
+    for ``update``.
     ``tensors``: every tensor of the program's surface.
     ``entries``: for each function of the library the names of the tensors that it takes, in order; after them it takes
     the workspace as a tensor uint8[workspace_bytes] (``update`` entries: flat tensors and scalars, no workspace).

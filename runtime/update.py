@@ -1,4 +1,12 @@
-"""Optimizer updates as compiled in-place kernels over flat arrays; one artifact serves all models and buckets."""
+"""Optimizer updates as compiled in-place kernels over flat arrays; one artifact serves all models and buckets.
+
+An entry of its manifest lists the arrays of a kernel; after them the function takes float32 scalars, in the order of
+:mod:`bucketmod.compiler.kernels.update` (that of ``bucketmod.optimizer.UpdateKernels``)::
+
+    sgd_update(weight, grad, lr, wd, rescale_grad, clip_gradient)
+    sgd_mom_update(weight, grad, mom, lr, momentum, wd, rescale_grad, clip_gradient)
+    adam_update(weight, grad, mean, var, lr, beta1, beta2, epsilon, wd, rescale_grad, clip_gradient)
+"""
 
 from __future__ import annotations
 

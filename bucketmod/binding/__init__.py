@@ -12,6 +12,7 @@ from bucketmod.binding.artifacts import (
 )
 from bucketmod.binding.bucket import Argument, Bucket, make_bucket
 from bucketmod.binding.onnx_model import OnnxModel, is_model
+from bucketmod.binding.updates import update_kernels, update_request
 
 __all__ = [
     "Argument",
@@ -27,4 +28,6 @@ __all__ = [
     "make_bucket",
     "obtain",
     "set_cache",
+    "update_kernels",
+    "update_request",
 ]

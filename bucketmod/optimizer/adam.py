@@ -18,6 +18,8 @@ class Adam(Optimizer):
     gradients only.
     """
 
+    uses_kernels = True
+
     def __init__(
         self,
         learning_rate: float | None = 0.001,

@@ -22,9 +22,11 @@ class Optimizer:
     attributes ``__lr_mult__`` and ``__wd_mult__`` of parameters are. ``begin_num_update``: where counting starts.
     ``multi_precision``: float32 copies for float16 parameters. ``param_dict``: index -> object with lr_mult, wd_mult.
 
-    ``kernels`` does the arithmetic in place: numpy at first; a module attaches compiled kernels.
+    ``kernels`` does the arithmetic in place: numpy at first; a module attaches compiled kernels to optimizers whose
+    class says that it ``uses_kernels``.
     """
 
+    uses_kernels: ClassVar[bool] = False
     opt_registry: ClassVar[dict[str, type[Optimizer]]] = {}
 
     def __init__(

@@ -20,6 +20,8 @@ class SGD(Optimizer):
     updated by one call with lists.
     """
 
+    uses_kernels = True
+
     def __init__(self, momentum: float = 0.0, lazy_update: bool = True, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.momentum = momentum

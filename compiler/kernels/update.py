@@ -1,6 +1,7 @@
 """Optimizer updates over flat float32 arrays of any length, in place; one build serves every parameter.
 
-The arithmetic is that of MXNet 1.9.1's ``sgd_update``, ``sgd_mom_update`` and ``adam_update``, in its order of operations.
+The arithmetic is that of MXNet 1.9.1's ``sgd_update``, ``sgd_mom_update`` and ``adam_update``, in its order of
+operations. Arguments are those of ``bucketmod.optimizer.UpdateKernels``, in the same order.
 """
 
 from __future__ import annotations
@@ -24,8 +25,10 @@ _CHUNK = 8192  # values that a task updates: no effect on the result, which is e
 
 
 @dataclass(frozen=True)
-class _Update:
-    """``step(arrays, scalars)``: new values of the arrays that change, from one element (or vector) of each array."""
+class Update:
+    """``arrays``: in the order of arguments; ``scalars``: those that follow.
+
+    ``step(arrays, scalars)``: new values of the arrays that change, from one element (or vector) of each array."""
 
     name: str
     arrays: tuple[str, ...]
@@ -41,12 +44,12 @@ def update_module(cpu: CpuFeatures) -> IRModule:
     - ``adam_update(weight, grad, mean, var, lr, beta1, beta2, epsilon, wd, rescale_grad, clip_gradient)``; ``lr`` is
       corrected for bias by the caller.
 
-    All arrays but ``grad`` are updated. A ``clip_gradient`` of 0 or less clips nothing.
+    All arrays but ``grad`` are updated; they must not overlap. A negative ``clip_gradient`` clips nothing.
     """
-    return IRModule({update.name: _build(update, cpu) for update in _UPDATES})
+    return IRModule({update.name: _build(update, cpu) for update in UPDATES})
 
 
-def _build(update: _Update, cpu: CpuFeatures) -> Any:
+def _build(update: Update, cpu: CpuFeatures) -> Any:
     with IRBuilder() as ib, T.prim_func(s_tir=True):
         T.func_name(update.name)
         T.func_attr({"global_symbol": update.name, "tirx.noalias": True, TUNED: True})
@@ -54,7 +57,7 @@ def _build(update: _Update, cpu: CpuFeatures) -> Any:
         arrays = {name: T.arg(name, T.buffer((n,), "float32", layout=None)) for name in update.arrays}
         scalars = {name: T.arg(name, tirx.Var(name, "float32")) for name in update.scalars}
         scalars["bound"] = T.bind(
-            tirx.Select(scalars["clip_gradient"] > 0.0, scalars["clip_gradient"], T.infinity("float32"))
+            tirx.Select(scalars["clip_gradient"] >= 0.0, scalars["clip_gradient"], T.infinity("float32"))
         )
         limit = int(streams.WORTH_THREADS_NS / ((2 * len(arrays) - 1) * streams.NS_PER_FLOAT))
         tasks = (n + _CHUNK - 1) // _CHUNK
@@ -67,7 +70,7 @@ def _build(update: _Update, cpu: CpuFeatures) -> Any:
 
 
 def _chunk(
-    update: _Update, arrays: dict[str, Expr], scalars: dict[str, Expr], task: Expr, n: Expr, lanes: int
+    update: Update, arrays: dict[str, Expr], scalars: dict[str, Expr], task: Expr, n: Expr, lanes: int
 ) -> None:
     first = T.bind(task * _CHUNK)
     count = T.bind(T.min(n - first, _CHUNK))
@@ -119,8 +122,8 @@ def _adam(x: dict[str, Expr], s: dict[str, Expr]) -> dict[str, Expr]:
 
 
 _COMMON = ("wd", "rescale_grad", "clip_gradient")
-_UPDATES: Sequence[_Update] = (
-    _Update("sgd_update", ("weight", "grad"), ("lr", *_COMMON), _sgd),
-    _Update("sgd_mom_update", ("weight", "grad", "mom"), ("lr", "momentum", *_COMMON), _sgd_mom),
-    _Update("adam_update", ("weight", "grad", "mean", "var"), ("lr", "beta1", "beta2", "epsilon", *_COMMON), _adam),
+UPDATES: Sequence[Update] = (
+    Update("sgd_update", ("weight", "grad"), ("lr", *_COMMON), _sgd),
+    Update("sgd_mom_update", ("weight", "grad", "mom"), ("lr", "momentum", *_COMMON), _sgd_mom),
+    Update("adam_update", ("weight", "grad", "mean", "var"), ("lr", "beta1", "beta2", "epsilon", *_COMMON), _adam),
 )

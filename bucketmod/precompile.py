@@ -160,8 +160,9 @@ def _compile(requests: list[tuple[Row, CompileRequest]], store: ArtifactCache, j
 
     if not requests:
         return
+    often = 0.1 if sys.stderr.isatty() else 30  # seconds: a log file wants few lines
     by_request = {id(request): row for row, request in requests}
-    with tqdm(total=len(requests), desc="compiling", unit="artifact", disable=not show) as bar:
+    with tqdm(total=len(requests), desc="compiling", unit="artifact", disable=not show, mininterval=often) as bar:
 
         def progress(result: CompileResult) -> None:
             _note(by_request[id(result.request)], result, store)

@@ -412,8 +412,6 @@ class Module(BaseModule):
                 optimizer.idx2name = names
         if optimizer.uses_kernels and optimizer.kernels is opt.REFERENCE:
             optimizer.kernels = opt.CompiledKernels(binding.update_kernels(binding.default_target()))
-        if optimizer.uses_kernels:
-            optimizer.kernels = opt.CompiledKernels(binding.update_kernels(binding.default_target()))
         self._optimizer = optimizer
         self._updater = opt.get_updater(optimizer)
         self._update_index = {name: index for index, name in names.items()}

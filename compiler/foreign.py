@@ -6,21 +6,24 @@ static, and what makes the model a training program for us (which output is the 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper, inliner, numpy_helper, version_converter
+from onnx import TensorProto, helper, numpy_helper
 
 from bucketmod.compiler.errors import CompileError, UnsupportedOperatorError
+from bucketmod.compiler.foreign_operators import constant_tensors, standard_form
 from bucketmod.compiler.graph.constants import fold_constants
 from bucketmod.compiler.graph.graph import Graph
 from bucketmod.compiler.graph.losses import decompose_losses
-from bucketmod.compiler.program import DOMAIN, IR_VERSION, OPSET, Port, Program
+from bucketmod.compiler.program import DOMAIN, Port, Program
+
+logger = logging.getLogger(__name__)
 
 _FLOATS = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16)
-_DOMAINS = ("", "ai.onnx", "com.microsoft", DOMAIN)
 # (operator, input): what an initializer read there is, if it is no weight
 _STATES = {(kind, place) for kind in ("LSTM", "GRU", "RNN") for place in (5, 6)}
 _CLASS_WEIGHTS = {("SoftmaxCrossEntropyLoss", 2), ("NegativeLogLikelihoodLoss", 2)}
@@ -52,16 +55,18 @@ def adopt(
     sizes. ``loss_names``: outputs whose sum is to be trained, default: outputs of one floating-point number. Where
     there is a loss, the other outputs take no part in training. ``is_train``: whether Dropout is active.
 
+    PyTorch: export with ``dynamo=False, do_constant_folding=False, training=TrainingMode.TRAINING`` or with
+    ``dynamo=True, optimize=False``, so that weights keep their names; folded ones are trained too, with a warning.
+
     Raises UnsupportedOperatorError, naming the node, for control flow, sequences and operators of other domains;
     CompileError for open or contradicting shapes and names that the model does not have.
     """
-    model = _inlined(model)
-    _refuse_nodes(model.graph)
-    model = _at_our_version(model)
+    model = standard_form(model)
     graph = model.graph
-    _constants_to_initializers(graph)
+    _drop_repeated_inputs(graph)
     _plain_dropout(graph, is_train)
     roles, values = _split_initializers(graph, constants)
+    _warn_of_folded(model, values)
     _fix_shapes(graph, shapes or {})
     roles |= _input_roles(graph, data_names, label_names, set(values))
     _add_parameters(graph, values)
@@ -70,72 +75,8 @@ def adopt(
     return Adopted(_mark_losses(program, loss_names), values)
 
 
-def _inlined(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy without doc strings (ours mean something) and without other model-local functions than ours."""
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    others = [(f.domain, f.name) for f in copy.functions if f.domain != DOMAIN]
-    if others:
-        copy = inliner.inline_selected_functions(copy, others)
-    for node in copy.graph.node:
-        node.doc_string = ""
-        del node.metadata_props[:]
-    taken: set[str] = set()
-    for index, node in enumerate(copy.graph.node):
-        if not node.name or node.name in taken:
-            node.name = f"{node.name or node.op_type}_{index}"
-        taken.add(node.name)
-    return copy
-
-
-def _refuse_nodes(graph: onnx.GraphProto) -> None:
-    for node in graph.node:
-        if any(a.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS) for a in node.attribute):
-            raise UnsupportedOperatorError(
-                f"node {node.name!r} ({node.op_type}): control flow is not supported; export the model with the loop "
-                "unrolled and the branch decided",
-                node.name,
-            )
-        if node.domain not in _DOMAINS or node.op_type.startswith(("Sequence", "Optional", "SplitToSequence")):
-            operator = f"{node.domain}::{node.op_type}" if node.domain else node.op_type
-            raise UnsupportedOperatorError(f"node {node.name!r}: operator {operator} is not supported", node.name)
-    if graph.sparse_initializer:
-        name = graph.sparse_initializer[0].values.name
-        raise UnsupportedOperatorError(f"initializer {name!r} is sparse; make it dense before exporting")
-    for tensor in graph.initializer:
-        if tensor.data_location == TensorProto.EXTERNAL:
-            raise CompileError(
-                f"initializer {tensor.name!r} lies in another file; read the model with onnx.load(path), which brings "
-                "such files along, or export with external_data=False"
-            )
-
-
-def _at_our_version(model: onnx.ModelProto) -> onnx.ModelProto:
-    version = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), OPSET)
-    if version != OPSET:
-        model = _converted(model, version)
-    model.ir_version = IR_VERSION
-    return model
-
-
-def _converted(model: onnx.ModelProto, version: int) -> onnx.ModelProto:
-    if version > OPSET:
-        for node in model.graph.node:
-            if node.op_type == "Split":  # equal parts are what a Split without sizes meant before opset 18
-                kept = [a for a in node.attribute if a.name != "num_outputs"]
-                del node.attribute[:]
-                node.attribute.extend(kept)
-    try:
-        return version_converter.convert_version(model, OPSET)
-    except Exception as error:  # the converter raises RuntimeError, or its own kinds, by operator
-        raise UnsupportedOperatorError(
-            f"the model is of opset {version} and can't be converted to opset {OPSET}: {error}; export it with "
-            f"opset_version={OPSET}"
-        ) from error
-
-
-def _constants_to_initializers(graph: onnx.GraphProto) -> None:
-    """Inputs that repeat an initializer (as before IR 4) go."""
+def _drop_repeated_inputs(graph: onnx.GraphProto) -> None:
+    """Inputs that repeat an initializer (as before IR 4) go, and shapes that hold for open axes."""
     initializers = {t.name for t in graph.initializer}
     inputs = [v for v in graph.input if v.name not in initializers]
     del graph.input[:], graph.value_info[:]
@@ -144,9 +85,7 @@ def _constants_to_initializers(graph: onnx.GraphProto) -> None:
 
 def _plain_dropout(graph: onnx.GraphProto, is_train: bool) -> None:
     """Active Dropout gets the number of its random stream; the others become Identity."""
-    constants = {t.name: t for t in graph.initializer}
-    made = [n for n in graph.node if n.op_type == "Constant"]
-    constants |= {n.output[0]: a.t for n in made for a in n.attribute if a.name == "value"}
+    constants = constant_tensors(graph)
     for index, node in enumerate(graph.node):
         if node.op_type != "Dropout":
             continue
@@ -155,7 +94,7 @@ def _plain_dropout(graph: onnx.GraphProto, is_train: bool) -> None:
             raise UnsupportedOperatorError(
                 f"node {node.name!r} (Dropout): training_mode is computed by the model; make it a constant", node.name
             )
-        active = is_train and switch is not None and bool(numpy_helper.to_array(switch).all())
+        active = is_train and switch is not None and bool(switch.all())
         del node.attribute[:]
         if active:
             node.attribute.append(helper.make_attribute("seed", index))
@@ -192,6 +131,18 @@ def _split_initializers(
     del graph.initializer[:]
     graph.initializer.extend(rest)
     return roles, values
+
+
+def _warn_of_folded(model: onnx.ModelProto, values: Collection[str]) -> None:
+    """PyTorch's weights have their path as name, but those that its exporter computed from others have not."""
+    paths = [name for name in values if "." in name]
+    folded = sorted(set(values) - set(paths))
+    if model.producer_name == "pytorch" and paths and folded:
+        logger.warning(
+            "the exporter of PyTorch has folded weights into new ones, which are trained instead: %s; export with "
+            "optimize=False (or, for dynamo=False, with do_constant_folding=False) to train the model's own",
+            ", ".join(folded),
+        )
 
 
 def _fix_shapes(graph: onnx.GraphProto, shapes: Mapping[str, Sequence[int]]) -> None:

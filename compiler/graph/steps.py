@@ -181,20 +181,29 @@ def _match_rnn(graph: Graph, node: Node) -> Step | None:
 
 def _match_gru(graph: Graph, node: Node) -> Step | None:
     """h = (1 - z) * tanh(i_o + r * h_o) + z * h_previous."""
-    for fresh, kept in _pairs(node, "Add"):
-        for complement, candidate in _pairs(graph.producer(fresh), "Mul"):
-            tanh = _unary(graph, candidate, "Tanh")
-            one_minus = _one_minus(graph, complement)
-            if tanh is None or one_minus is None:
-                continue
-            for z, h_previous in _pairs(graph.producer(kept), "Mul"):
-                if z != one_minus[1]:
-                    continue
-                blend = {graph.producer(fresh), graph.producer(kept), *one_minus[0], tanh[0], node}
-                step = _gru_step(graph, node, tanh[1], z, h_previous, {n for n in blend if n is not None})
-                if step is not None:
-                    return step
+    for nodes, candidate, z, h_previous in _blends(graph, node):
+        tanh = _unary(graph, candidate, "Tanh")
+        if tanh is not None:
+            step = _gru_step(graph, node, tanh[1], z, h_previous, nodes | {tanh[0], node})
+            if step is not None:
+                return step
     return None
+
+
+def _blends(graph: Graph, node: Node) -> Iterator[tuple[set[Node], str, str, str]]:
+    """Ways to read a sum as (1 - z) * new + z * old, or new + z * (old - new): its nodes, new, z and old."""
+    for first, second in _pairs(node, "Add"):
+        weighted = graph.producer(second)
+        for z, old in _pairs(weighted, "Mul"):
+            assert weighted is not None
+            difference = graph.producer(old)
+            if difference is not None and difference.op == "Sub" and difference.inputs[1] == first:
+                yield {weighted, difference}, first, z, difference.inputs[0]
+            fresh = graph.producer(first)
+            for complement, new in _pairs(fresh, "Mul"):
+                one_minus = _one_minus(graph, complement)
+                if fresh is not None and one_minus is not None and one_minus[1] == z:
+                    yield {weighted, fresh, *one_minus[0]}, new, z, old
 
 
 def _gru_step(graph: Graph, node: Node, inner: str, z: str, h_previous: str, nodes: set[Node]) -> Step | None:

@@ -43,9 +43,10 @@ def test_operands_in_any_order(kind):
     assert check(b, [b.merge(outputs, 0)]) == ["Transpose", kind.upper()]
 
 
-def test_one_minus_gate_by_scalars():
+@pytest.mark.parametrize("form", ["sub", "neg", "scalar", "difference"])
+def test_ways_to_write_the_update_gate(form):
     b = Builder()
-    outputs, _ = unroll(b, "gru", "cell", steps(b, "TNC"), N, (SIZE, H), form="scalar")
+    outputs, _ = unroll(b, "gru", "cell", steps(b, "TNC"), N, (SIZE, H), form=form)
     assert check(b, [b.merge(outputs, 0)]) == ["GRU"]
 
 

@@ -110,6 +110,35 @@ def test_what_cannot_be_converted_says_which_opset_can():
         adopt(tiny([helper.make_node("Gelu", ["x"], ["y"])], 20))
 
 
+def test_a_split_of_a_later_opset_keeps_its_parts():
+    node = helper.make_node("Split", ["x"], ["y", "z"], axis=0, num_outputs=2)
+    assert [p.shape for p in adopt(tiny([node], 18, outputs=("y", "z"))).program.outputs] == [(1, 3), (1, 3)]
+
+
+@pytest.mark.parametrize("sizes", [np.array(2), np.array([2, 1])])
+def test_parts_taken_out_of_a_sequence_are_a_split(sizes):
+    nodes = [
+        helper.make_node("SplitToSequence", ["x", "sizes"], ["parts"], axis=1, keepdims=1),
+        helper.make_node("SequenceAt", ["parts", "last"], ["y"]),
+        helper.make_node("SequenceAt", ["parts", "first"], ["z"]),
+    ]
+    known = [("sizes", sizes.astype(np.int64)), ("last", np.int64(-1)), ("first", np.int64(0))]
+    program = adopt(tiny(nodes, outputs=("y", "z"), initializers=known)).program
+    assert [n.op_type for n in program.model.graph.node] == ["Split"]
+    got = run_program(program, {"x": np.arange(6, dtype=np.float32).reshape(2, 3)})
+    np.testing.assert_array_equal(got["y"], [[2], [5]])
+    np.testing.assert_array_equal(got["z"], [[0, 1], [3, 4]])
+
+
+def test_folded_weights_of_pytorch_are_named_in_a_warning(caplog):
+    known = [("layer.weight", np.ones((2, 3), np.float32)), ("val_4", np.ones(3, np.float32))]
+    nodes = [helper.make_node("Add", ["x", "layer.weight"], ["h"]), helper.make_node("Mul", ["h", "val_4"], ["y"])]
+    model = tiny(nodes, initializers=known)
+    model.producer_name = "pytorch"
+    adopt(model)
+    assert "val_4" in caplog.text and "layer.weight" not in caplog.text
+
+
 def test_unknown_operators_and_control_flow_name_the_node():
     node = helper.make_node("Whirl", ["x"], ["y"], name="spin", domain="else.where")
     with pytest.raises(UnsupportedOperatorError, match="'spin': operator else.where::Whirl") as error:

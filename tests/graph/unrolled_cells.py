@@ -102,6 +102,8 @@ def gru_step(b, prefix, x, h, sizes, form="sub"):
     r = b.op("Sigmoid", b.op("Add", i2h[0], h2h[0]))
     z = b.op("Sigmoid", b.op("Add", i2h[1], h2h[1]))
     new = b.op("Tanh", b.op("Add", i2h[2], b.op("Mul", r, h2h[2])))
+    if form == "difference":
+        return b.op("Add", b.op("Mul", b.op("Sub", h, new), z), new)
     if form == "sub":
         rest = b.op("Sub", b.constant(1.0), z)
     elif form == "neg":

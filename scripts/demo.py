@@ -49,8 +49,10 @@ def topic_sentences() -> list[list[str]]:
 
 def load_text() -> tuple[Any, Any, dict[str, int]]:
     """Iterators for training and validation, and the vocabulary; the same in every process."""
+    random.seed(7)
+    np.random.seed(7)
     sentences = topic_sentences()
-    random.Random(7).shuffle(sentences)
+    random.shuffle(sentences)
     held = len(sentences) // 10
     vocabulary = lm.build_vocabulary(sentences[held:], VOCABULARY - 2)
     parts = []
@@ -136,8 +138,6 @@ def main() -> None:
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     started = time.perf_counter()
     mx.random.seed(1)
-    np.random.seed(1)
-    random.seed(1)
     train_batches, valid_batches, vocabulary = load_text()
     print(f"{len(train_batches.idx)} training and {len(valid_batches.idx)} validation batches of {BATCH} sentences, "
           f"buckets {', '.join(map(str, BUCKETS))}, {len(vocabulary)} words")  # fmt: skip

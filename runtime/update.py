@@ -19,12 +19,14 @@ from bucketmod.runtime.errors import ArtifactError
 from bucketmod.runtime.memory import is_aligned
 from bucketmod.runtime.tvm_runtime import tensor
 
+_MOST_KEPT = 4096
+
 
 class UpdateKernels:
     """Calls the kernels of an artifact of mode ``update``.
 
-    Arrays are float32, C-contiguous, 64-byte aligned and of equal size; they are updated in place. Tensors made of
-    long-lived arrays are kept, so that a call costs microseconds.
+    Arrays are float32, C-contiguous, 64-byte aligned and of equal size, and do not overlap; they are updated in place.
+    Tensors made of long-lived arrays are kept, so that binding them again costs microseconds.
     """
 
     def __init__(self, artifact: Artifact):
@@ -56,5 +58,7 @@ class UpdateKernels:
         if array.dtype != np.float32 or not is_aligned(array):
             raise ValueError(f"update kernels need aligned contiguous float32 arrays, got {array.dtype}{array.shape}")
         flat = tensor(array.reshape(-1))
+        if len(self._flat) >= _MOST_KEPT:  # a caller with new arrays every step must not fill the memory
+            self._flat.clear()
         self._flat[id(array)] = (array, flat)
         return flat

@@ -178,3 +178,10 @@ def test_a_module_that_finds_everything_compiles_nothing():
     count = compiled_count()
     small_module()[0].init_optimizer()
     assert compiled_count() == count
+
+
+def test_arrays_that_come_and_go_do_not_pile_up(kernels):
+    gradient = aligned_zeros(8)
+    for _ in range(10_000):
+        kernels.bind("sgd_update", aligned_zeros(8), gradient)(1.0, 0.0, 1.0, -1.0)
+    assert len(kernels._flat) <= 4097

@@ -178,7 +178,7 @@ def _canonical(graph: Graph, is_train: bool) -> Any:
         [
             node.op_name,
             node.name,
-            {name: text for name, text in node.attrs.items() if not name.startswith("__")},
+            {} if node.is_variable else {k: v for k, v in node.attrs.items() if not k.startswith("__")},
             [[position[child], index] for child, index in node.inputs],
         ]
         for node in nodes

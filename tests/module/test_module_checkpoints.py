@@ -1,0 +1,135 @@
+"""What modules write to disk, and read back."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import pytest
+from small_models import (
+    FEATURES,
+    batch,
+    bucket_batch,
+    bucketed,
+    make_bucketing,
+    make_module,
+    numpy_params,
+)
+
+import bucketmod as mx
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def same(first, second):
+    for name, value in numpy_params(first).items():
+        np.testing.assert_array_equal(value, numpy_params(second)[name])
+
+
+def step(module, one):
+    module.forward_backward(one)
+    module.update()
+
+
+def test_module_checkpoint_with_optimizer_states():
+    module = make_module()
+    module.init_optimizer(optimizer_params={"learning_rate": 0.5, "momentum": 0.9})
+    step(module, batch())
+    module.save_checkpoint("m", 3, save_optimizer_states=True)
+    assert sorted(os.listdir(".")) == ["m-0003.params", "m-0003.states", "m-symbol.json"]
+    again = mx.mod.Module.load("m", 3, load_optimizer_states=True)
+    assert again.params_initialized and not again.binded
+    again.bind([("data", (4, FEATURES))], [("softmax_label", (4,))])
+    same(module, again)
+    again.init_optimizer(optimizer_params={"learning_rate": 0.5, "momentum": 0.9})
+    for each in (module, again):
+        step(each, batch(seed=1))
+    same(module, again)
+
+
+def test_checkpoints_are_those_of_mx_model():
+    module = make_module()
+    module.save_checkpoint("m", 0)
+    symbol, arguments, auxiliary = mx.model.load_checkpoint("m", 0)
+    assert symbol.list_arguments() == module.symbol.list_arguments()
+    assert sorted(arguments) == ["fc_bias", "fc_weight"] and auxiliary == {}
+    plain = make_module(init=False)
+    plain.set_params(arguments, auxiliary)
+    same(module, plain)
+
+
+def test_save_and_load_params():
+    module, other = make_module(), make_module(init=False)
+    module.save_params("p.params")
+    other.load_params("p.params")
+    same(module, other)
+    mx.nd.save("bad.params", {"fc_weight": mx.nd.ones((3, 5))})
+    with pytest.raises(ValueError, match="fc_weight"):
+        other.load_params("bad.params")
+    mx.nd.save("list.params", [mx.nd.ones((3, 5))])
+    with pytest.raises(ValueError, match="names"):
+        other.load_params("list.params")
+
+
+def test_a_loaded_module_with_parameters_that_its_graph_lacks():
+    module = make_module()
+    arguments, auxiliary = module.get_params()
+    mx.model.save_checkpoint("m", 1, module.symbol, {**arguments, "stranger": mx.nd.ones((2,))}, auxiliary)
+    with pytest.raises(ValueError, match="stranger"):
+        mx.mod.Module.load("m", 1).bind([("data", (4, FEATURES))], [("softmax_label", (4,))])
+
+
+def test_optimizer_states_need_an_optimizer():
+    with pytest.raises(AssertionError):
+        make_module().save_checkpoint("m", 1, save_optimizer_states=True)
+
+
+def test_bucketing_checkpoint():
+    module = make_bucketing(optimizer=True)
+    step(module, bucket_batch(3))
+    module.save_checkpoint("b", 2)
+    assert sorted(os.listdir(".")) == ["b-0002.params", "b-3-symbol.json", "b-6-symbol.json", "b.buckets"]
+    (keys,) = mx.nd.load("b.buckets")
+    assert keys.dtype == np.int32 and sorted(keys.asnumpy()) == [3, 6]
+    again = mx.mod.BucketingModule.load("b", 2, bucketed, 6)
+    assert again.params_initialized and not again.binded
+    same(module, again)
+    again.bind([("data", (4, 6, FEATURES))], [("softmax_label", (4,))])
+    again.init_optimizer(optimizer_params={"learning_rate": 0.5})
+    for each in (module, again):
+        for key in (3, 6, 8):
+            step(each, bucket_batch(key, seed=key))
+    same(module, again)
+
+
+def test_bucketing_load_dict():
+    module = make_bucketing()
+    arguments, auxiliary = module.get_params()
+    symbols = {key: bucketed(key)[0] for key in (3, 6)}
+    again = mx.mod.BucketingModule.load_dict(symbols, bucketed, 6, arguments, auxiliary, fixed_param_names=["fc_bias"])
+    again.bind([("data", (4, 6, FEATURES))], [("softmax_label", (4,))])
+    same(module, again)
+    assert again._curr_module._grad_req["fc_bias"] == "null"
+    complete = dict(sym_dict=symbols, sym_gen=bucketed, default_bucket_key=6, arg_params=arguments, aux_params={})
+    for name in complete:
+        with pytest.raises(AssertionError, match=name):
+            mx.mod.BucketingModule.load_dict(**{**complete, name: None})
+
+
+def test_bucketing_checkpoints_that_cannot_be():
+    with pytest.raises(AssertionError):
+        make_bucketing(bind=False).save_checkpoint("b", 1)
+    named = make_bucketing(default="six", sym_gen=lambda key: bucketed(6), bind=False)
+    named.bind([("data", (4, 6, FEATURES))], [("softmax_label", (4,))])
+    named.init_params()
+    with pytest.raises(TypeError, match="integer"):
+        named.save_checkpoint("b", 1)
+    for missing in (dict(sym_gen=bucketed), dict(default_bucket_key=6)):
+        with pytest.raises(AssertionError):
+            mx.mod.BucketingModule.load("b", 1, **missing)
+    with pytest.raises(mx.MXNetError):
+        mx.mod.BucketingModule.load("nowhere", 1, bucketed, 6)

@@ -81,7 +81,8 @@ class ImportContext:
 
     def expr(self, name: str) -> Any:
         if name not in self.values:
-            self.values[name] = relax.const(self.arrays[name])
+            array = self.arrays[name]
+            self.values[name] = relax.const(array, array.dtype.name)  # without a dtype, int64 would become int32
         return self.values[name]
 
     def array(self, node: Node, index: int, what: str) -> np.ndarray:

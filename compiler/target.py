@@ -33,6 +33,11 @@ _LEVELS = {
 }
 
 
+# TVM tells LLVM that accesses by way of two buffers never meet. Entry points hand kernels addresses in one workspace,
+# so that stops being true once LLVM inlines a kernel: loads would move ahead of the stores that they depend on.
+_LLVM_OPTIONS = ["-enable-tbaa:bool=0"]
+
+
 @dataclass(frozen=True)
 class Target:
     """A parsed target. ``name`` is canonical (``cpu`` is resolved to this machine's level); ``cpu`` is None on CUDA."""
@@ -47,7 +52,7 @@ class Target:
         import tvm
 
         if self.cpu is not None:
-            return tvm.target.Target({"kind": "llvm", "mcpu": self.cpu.level})
+            return tvm.target.Target({"kind": "llvm", "mcpu": self.cpu.level, "cl-opt": _LLVM_OPTIONS})
         cuda = {"kind": "cuda", "arch": self.arch, "max_threads_per_block": 1024,
                 "max_shared_memory_per_block": 49152, "thread_warp_size": 32}  # fmt: skip
         return tvm.target.Target(cuda, host={"kind": "llvm", "mcpu": "x86-64-v3"})

@@ -6,11 +6,9 @@ import dataclasses
 import hashlib
 import io
 import logging
-import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,9 +20,8 @@ from bucketmod.compiler.gradient import differentiate
 from bucketmod.compiler.graph.constants import fold_constants
 from bucketmod.compiler.graph.recurrences import find_recurrences, normalize_recurrences
 from bucketmod.compiler.importer.importer import SEED, import_program
-from bucketmod.compiler.kernels.kernel import TUNED
 from bucketmod.compiler.lowering.calls import read_calls
-from bucketmod.compiler.lowering.host import BUILD_CONFIG, build_module
+from bucketmod.compiler.lowering.host import build_module, build_object, is_tuned
 from bucketmod.compiler.lowering.layout import Layout, lay_out
 from bucketmod.compiler.passes.schedule_cpu import schedule_cpu
 from bucketmod.compiler.passes.vector_math import vector_math
@@ -54,10 +51,6 @@ def graph_phase(program: Program, mode: str, wrt: Sequence[str]) -> Program:
     if mode == "train":
         program = fold_constants(differentiate(program, wrt))
     return program
-
-
-def is_tuned(function: tirx.PrimFunc) -> bool:
-    return function.attrs is not None and TUNED in function.attrs
 
 
 def keep_kernels_whole() -> Any:
@@ -114,24 +107,16 @@ def compile_program(program: Program, mode: str, wrt: Sequence[str], target_name
     started = time.perf_counter()
     program = graph_phase(program, mode, wrt)
     logger.debug("%d nodes after the graph phase", len(program.model.graph.node))
-    with target.tvm(), tvm.transform.PassContext(opt_level=3, config=BUILD_CONFIG):
+    with target.tvm(), tvm.transform.PassContext(opt_level=3):
         module, seeded = import_program(program, target)
         module = relax_phase(module)
         functions = schedule_phase(module, target)
         layout = lay_out(program, read_calls(module["main"]), seeded, mode)
         functions.update(layout.copies)
-        library = build_library(build_module(functions, layout.entries, layout.offsets, layout.workspace_bytes), target)
+        module = build_module(functions, layout.entries, layout.offsets, layout.workspace_bytes)
+        library = build_object(module, target.tvm())
     manifest = describe(program, layout, mode, target, time.perf_counter() - started)
     return package(manifest, library, layout.constants)
-
-
-def build_library(module: ir.IRModule, target: Target) -> bytes:
-    """Machine code as a relocatable object."""
-    built = tvm.compile(module, target=target.tvm())
-    with tempfile.TemporaryDirectory(prefix="bucketmod-build-") as folder:
-        path = Path(folder, "module.o")
-        built.mod.write_to_file(str(path))
-        return path.read_bytes()
 
 
 def describe(program: Program, layout: Layout, mode: str, target: Target, seconds: float) -> Manifest:

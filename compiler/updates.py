@@ -6,7 +6,8 @@ import time
 
 from bucketmod.compiler import versions
 from bucketmod.compiler.kernels.update import UPDATES, update_module
-from bucketmod.compiler.pipeline import CompiledProgram, build_library, package
+from bucketmod.compiler.lowering.host import build_object
+from bucketmod.compiler.pipeline import CompiledProgram, package
 from bucketmod.compiler.target import parse_target
 from bucketmod.runtime.artifact import Manifest, TensorSpec
 
@@ -24,7 +25,7 @@ def compile_updates(target_name: str) -> CompiledProgram:
     if target.cpu is None:
         raise NotImplementedError(f"optimizer kernels for {target.name}: CUDA execution comes in a later version")
     started = time.perf_counter()
-    library = build_library(update_module(target.cpu), target)
+    library = build_object(update_module(target.cpu), target.tvm(), pipeline="default")
     arrays = dict.fromkeys(name for update in UPDATES for name in update.arrays)
     manifest = Manifest(
         mode="update",

@@ -6,18 +6,25 @@ overhead that grows with the number of kernels.
 
 from __future__ import annotations
 
+import math
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tvm
 from tvm import ir, tirx
 from tvm.s_tir import transform as s_tir
+from tvm.s_tir.pipeline import finalize_device_passes, finalize_host_passes
+from tvm.tirx.compilation_pipeline import register_tir_pipeline
 
+from bucketmod.compiler.kernels.kernel import TUNED
 from bucketmod.compiler.lowering.calls import KernelCall, Storage, View
 
-_FLATTEN = [
+# Blocks to loops, for functions that TVM's own schedules left in that form.
+_LOWER_BLOCKS = [
     s_tir.CanonicalizeLoop(),
     s_tir.LowerCrossThreadReduction(),
     s_tir.LowerInitBlock(),
@@ -28,6 +35,8 @@ _FLATTEN = [
     s_tir.StmtSimplify(),
     s_tir.AnnotateIrregularLoop(),
     s_tir.LowerOpaqueBlock(),
+]
+_FLATTEN = [
     tirx.transform.FlattenBuffer(),
     s_tir.StmtSimplify(),
     tirx.transform.NarrowDataType(32),
@@ -35,8 +44,31 @@ _FLATTEN = [
     tirx.transform.VectorizeLoop(True),
     tirx.transform.StorageRewrite(),
 ]
-# StorageRewrite ran above: a second run would lift scratch buffers out of the scope that names their device.
-BUILD_CONFIG = {"tirx.disable_storage_rewrite": True}
+# What is left to do once scratch buffers are in their place: TVM's default list would lower everything a second time
+# (which takes longer than LLVM) and would lift scratch buffers out of the scope that names their device.
+_FINISH = [
+    tirx.transform.UnrollLoop(),
+    tirx.transform.StmtSimplify(),
+    tirx.transform.RemoveNoOp(),
+    s_tir.RewriteUnsafeSelect(),
+    tirx.transform.CommonSubexprElim(),
+    tirx.transform.VerifyMemory(),
+    tirx.transform.AnnotateEntryFunc(),
+    tirx.transform.SplitHostDevice(),
+    tirx.transform.MakePackedAPI(),
+]
+PIPELINE = "bucketmod"
+
+
+def _finish_pipeline() -> tuple[Any, Any, Any]:
+    @tvm.transform.module_pass(opt_level=0)
+    def finish(module: ir.IRModule, _: Any) -> ir.IRModule:
+        return tvm.transform.Sequential(_FINISH)(module)
+
+    return finish, finalize_host_passes, finalize_device_passes
+
+
+register_tir_pipeline(PIPELINE, _finish_pipeline)
 
 
 @dataclass
@@ -49,8 +81,26 @@ class EntryPoint:
 
 
 def flatten(functions: dict[ir.GlobalVar, tirx.PrimFunc]) -> ir.IRModule:
-    """Lowers scheduled blocks to loops over flat buffers."""
-    return tvm.transform.Sequential(_FLATTEN)(tvm.IRModule(functions))
+    """Lowers functions to loops over flat buffers; tuned ones are loops already."""
+    blocks = tvm.IRModule({var: function for var, function in functions.items() if not is_tuned(function)})
+    module = tvm.transform.Sequential(_LOWER_BLOCKS)(blocks)
+    module.update(tvm.IRModule({var: function for var, function in functions.items() if is_tuned(function)}))
+    return tvm.transform.Sequential(_FLATTEN)(module)
+
+
+def is_tuned(function: tirx.PrimFunc) -> bool:
+    """Whether the function's loops are final."""
+    return function.attrs is not None and TUNED in function.attrs
+
+
+def build_object(module: ir.IRModule, target: tvm.target.Target, pipeline: str = PIPELINE) -> bytes:
+    """Machine code as a relocatable object. ``pipeline``: TVM's name for the passes that remain; the default is for
+    what ``build_module`` returns."""
+    built = tvm.tirx.build(module, target, pipeline=pipeline)
+    with tempfile.TemporaryDirectory(prefix="bucketmod-build-") as folder:
+        path = Path(folder, "module.o")
+        built.write_to_file(str(path))
+        return path.read_bytes()
 
 
 def _pointer(dtype: str) -> Any:
@@ -88,14 +138,18 @@ def entry_function(
     }
     workspace = tirx.decl_buffer((max(workspace_bytes, 1),), "uint8", "workspace")
 
+    flat: dict[Storage, Any] = {}  # arguments that are read from the middle, as one-dimensional buffers
+
     def address(view: View) -> Any:
-        if view.storage in buffers:
-            buffer = buffers[view.storage]
-            if view.offset == 0:
-                return buffer.data
-            element = view.offset // np.dtype(view.storage.dtype).itemsize
-            return tirx.address_of(buffer[_unravel(element, view.storage.shape)])
-        return tirx.address_of(workspace[offsets[view.storage] + view.offset])
+        storage = view.storage
+        if storage not in buffers:
+            return tirx.address_of(workspace[offsets[storage] + view.offset])
+        if view.offset == 0:
+            return buffers[storage].data
+        if storage not in flat:
+            count = math.prod(storage.shape)
+            flat[storage] = tirx.decl_buffer((count,), storage.dtype, f"{buffers[storage].name}_flat")
+        return tirx.address_of(flat[storage][view.offset // np.dtype(storage.dtype).itemsize])
 
     body = [
         tirx.Evaluate(
@@ -107,14 +161,11 @@ def entry_function(
         )
         for call in entry.calls
     ]
+    body = [tirx.DeclBuffer(buffer, data=buffers[storage].data) for storage, buffer in flat.items()] + body
     if len(body) < 2:  # a sequence may not be shorter
         body += [tirx.Evaluate(tirx.IntImm("int32", 0))] * 2
     attrs = ir.make_node("ir.DictAttrs", **{"s_tir": True, "tirx.noalias": True, "global_symbol": entry.name})
     return tirx.PrimFunc([*buffers.values(), workspace], tirx.SeqStmt(body), attrs=attrs)
-
-
-def _unravel(element: int, shape: Sequence[int]) -> list[int]:
-    return [int(i) for i in np.unravel_index(element, tuple(shape))]
 
 
 def build_module(

@@ -116,6 +116,33 @@ def pieces(width: int, lanes: int) -> Iterator[tuple[int, int]]:
         offset += lanes
 
 
+def multiply(
+    sums: dict[tuple[int, int], Register],
+    depth: Expr,
+    factor: Callable[[int, Expr], Expr],
+    vector: Callable[[int, Expr], Expr],
+) -> None:
+    """Adds ``factor(row, k)`` times ``vector(column, k)`` to ``sums[row, column]`` for all k below ``depth``.
+
+    What belongs to the shorter side of the tile waits in registers, one value of the longer side is loaded at a time.
+    """
+    rows, columns = ({at[side] for at in sums} for side in (0, 1))
+    lanes = sums[0, 0].lanes
+    with T.serial(depth) as k:
+        if len(rows) >= len(columns):
+            vectors = {column: let(vector(column, k)) for column in columns}
+            for row in rows:
+                value = let(splat(factor(row, k), lanes))
+                for column in columns:
+                    sums[row, column].value = sums[row, column].value + value * vectors[column]
+        else:
+            values = {row: let(splat(factor(row, k), lanes)) for row in rows}
+            for column in columns:
+                loaded = let(vector(column, k))
+                for row in rows:
+                    sums[row, column].value = sums[row, column].value + values[row] * loaded
+
+
 def transpose(rows: Sequence[Expr]) -> list[Expr]:
     """Transposes a square of ``lanes`` vectors of ``lanes`` values in registers.
 

@@ -7,7 +7,7 @@ emission below only follows the plan.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -103,13 +103,24 @@ class Gemm(Kernel):
 
 
 @dataclass(frozen=True)
+class Segment:
+    """``count`` equal parts of a dimension, each of ``size``; their numbers begin at ``start``, their places at ``first``.
+    """
+
+    start: int
+    count: int
+    first: int
+    size: int
+
+
+@dataclass(frozen=True)
 class Plan:
     """How a product is cut.
 
-    A register tile is ``tile_rows`` x (``tile_vectors`` * ``lanes``) of C. K is cut into blocks of ``depth``. A task,
-    the unit of parallel work, is ``block_tiles`` tiles high and ``block_panels`` panels (columns of tiles) wide.
-    ``pack_a`` and ``pack_b``: the task first copies its part of the operand, one block of K at a time, in the order of
-    use.
+    A tile of C that is computed in registers is ``tile_rows`` high and up to ``tile_vectors`` vectors of ``lanes``
+    wide; a column of tiles is called a panel. K is cut into blocks of ``depth``. A task, the unit of parallel work, is
+    ``block_tiles`` tiles high and ``block_panels`` panels wide. For each block of K it first copies its part of the
+    operands that are to be packed, in the order of use, then runs through its tiles, row by row.
     """
 
     lanes: int
@@ -120,39 +131,71 @@ class Plan:
     block_panels: int
     pack_a: bool
     pack_b: bool
-    parallel: bool
+    parallel: bool = True
 
+    def tiles(self, gemm: Gemm) -> list[Segment]:
+        """Rows of tiles; the last may be lower."""
+        full, rest = divmod(gemm.m, self.tile_rows)
+        segments = [Segment(0, full, 0, self.tile_rows), Segment(full, 1, full * self.tile_rows, rest)]
+        return [s for s in segments if s.count and s.size]
 
-# Cycles an element for copying an operand into its packed form, measured with L2-resident data.
-_COPY_CYCLES = 0.15
-_TRANSPOSE_CYCLES = 0.5
-# A task that runs shorter than this many floating point operations is not worth starting a thread for (about 5 us).
-_MIN_TASK_FLOPS = 5e5
-# The plan has to be good for these numbers of threads; how many will run it is not known when it is compiled.
-_THREADS = (1, 2, 4, 8)
+    def panels(self, gemm: Gemm) -> list[Segment]:
+        """Panels; as many as needed are one vector narrower, so that no vector is computed in vain."""
+        vectors = -(-gemm.n // self.lanes)
+        count = -(-vectors // self.tile_vectors)
+        narrow = count * self.tile_vectors - vectors
+        segments, at, first = [], 0, 0
+        for parts, width in ((count - narrow, self.tile_vectors), (narrow, self.tile_vectors - 1)):
+            size = width * self.lanes
+            full = min(parts, (gemm.n - first) // size) if parts else 0
+            segments.append(Segment(at, full, first, size))
+            segments.append(Segment(at + full, parts - full, first + full * size, gemm.n - first - full * size))
+            at, first = at + parts, first + parts * size
+        return [s for s in segments if s.count]
 
 
 def plan(gemm: Gemm, cpu: CpuFeatures) -> Plan:
-    """The cheapest plan under the model of cost in README.md."""
+    """The cheapest plan under the model of cost that README.md explains."""
+    return min(_candidates(gemm, cpu), key=lambda p: _cost(gemm, cpu, p))
+
+
+def most_rows(vectors: int, registers: int) -> int:
+    """The highest tile that leaves a register for each value of its shorter side, and one for the longer side."""
+    return max(r for r in range(1, registers) if r * vectors + min(r, vectors) + 1 <= registers)
+
+
+# Depths that are tried. Below 128 the sums travel to memory and back too often; above 512 nothing is gained.
+_DEPTHS = (128, 192, 256, 384, 512)
+# A dimension is cut into at most this many parts for the sake of threads; more only copies operands more often.
+_MOST_PARTS = 64
+
+
+def _candidates(gemm: Gemm, cpu: CpuFeatures) -> Iterator[Plan]:
     lanes = cpu.lanes
-    vectors = min(2, -(-gemm.n // lanes))
-    # Two registers hold the values of B, one or two the value of A that is broadcast.
-    most_rows = (cpu.registers - 2 - vectors) // 2
-    tiles = -(-gemm.m // most_rows)
-    rows = -(-gemm.m // tiles)
-    depth = _even_part(gemm.k, cpu.l1 // 2 // (4 * vectors * lanes) * 2, lanes)
-    panels = -(-gemm.n // (vectors * lanes))
-    most_panels = max(1, cpu.l2 // 2 // (4 * depth * vectors * lanes))
-    base = Plan(lanes, rows, vectors, depth, tiles, panels, gemm.trans_a, True, True)
-    if not gemm.trans_b and not gemm.shift and tiles <= 3:
-        base = replace(base, pack_b=False)
-    candidates = [
-        replace(base, block_tiles=height, block_panels=width)
-        for height in _cuts(tiles, tiles)
-        for width in _cuts(panels, most_panels)
-    ]
-    best = min(candidates, key=lambda p: _cost(gemm, p))
-    return replace(best, parallel=_tasks(gemm, best) > 1 and gemm.flops >= 2 * _MIN_TASK_FLOPS)
+    for vectors in range(1, min(4, -(-gemm.n // lanes)) + 1):
+        tallest = min(most_rows(vectors, cpu.registers), cpu.registers // 2)
+        tiles = -(-gemm.m // tallest)
+        rows = -(-gemm.m // tiles)
+        panels = -(-gemm.n // (vectors * lanes))
+        pack_b = gemm.trans_b or bool(gemm.shift) or tiles > 3
+        for depth in sorted({_even_part(gemm.k, most, lanes) for most in _DEPTHS}):
+            # Half of the second cache is for what is packed; the rest passes through the other half.
+            space = cpu.l2 // 2 // (4 * depth)
+            widest = max(1, space // (vectors * lanes)) if pack_b else panels
+            for width in _cuts(panels, min(panels, widest)):
+                left = (space - width * vectors * lanes * pack_b) // _slot(rows, lanes) if gemm.trans_a else tiles
+                for height in _cuts(tiles, max(1, min(tiles, left))):
+                    yield _with_threads(gemm, Plan(lanes, rows, vectors, depth, height, width, gemm.trans_a, pack_b))
+
+
+def _with_threads(gemm: Gemm, p: Plan) -> Plan:
+    parallel = _tasks(gemm, p) > 1 and gemm.flops >= 2 * _MIN_TASK_FLOPS
+    return p if parallel else replace(p, parallel=False)
+
+
+def _slot(rows: int, lanes: int) -> int:
+    """Values between two columns of a packed tile of A: whole vectors, copied with one load and one store each."""
+    return -(-rows // lanes) * lanes
 
 
 def _even_part(total: int, most: int, least: int) -> int:
@@ -166,30 +209,59 @@ def _even_part(total: int, most: int, least: int) -> int:
 def _cuts(total: int, most: int) -> list[int]:
     """Sizes of parts that cut ``total`` evenly into ever more parts, none larger than ``most``."""
     fewest = -(-total // most)
-    return sorted({-(-total // parts) for parts in range(fewest, min(total, fewest + 64) + 1)})
+    return sorted({-(-total // parts) for parts in range(fewest, min(total, fewest + _MOST_PARTS) + 1)})
+
+
+def _count(segments: list[Segment]) -> int:
+    return segments[-1].start + segments[-1].count
 
 
 def _tasks(gemm: Gemm, p: Plan) -> int:
-    tiles, panels = _counts(gemm, p)
-    return gemm.batch * -(-tiles // p.block_tiles) * -(-panels // p.block_panels)
+    return gemm.batch * -(-_count(p.tiles(gemm)) // p.block_tiles) * -(-_count(p.panels(gemm)) // p.block_panels)
 
 
-def _counts(gemm: Gemm, p: Plan) -> tuple[int, int]:
-    return -(-gemm.m // p.tile_rows), -(-gemm.n // (p.tile_vectors * p.lanes))
+# Cycles for one value, measured: to bring it in from the second cache or from beyond, to copy it into its packed place,
+# there also transposed, to take a sum of C up and down again between two blocks of K, and to pass over a place in
+# packed A.
+_NEAR_CYCLES, _FAR_CYCLES = 0.05, 0.7
+_COPY_CYCLES, _TRANSPOSE_CYCLES = 0.1, 0.25
+_SUM_CYCLES, _SLOT_CYCLES = 0.4, 0.3
+# A task that runs shorter than this many floating point operations is not worth starting a thread for (about 5 us).
+_MIN_TASK_FLOPS = 5e5
+# The plan has to be good for these numbers of threads; how many will run it is not known when it is compiled.
+_THREADS = (1, 2, 4, 8)
 
 
-def _cost(gemm: Gemm, p: Plan) -> float:
-    """Mean over the numbers of threads of the time of the busiest one, in cycles, against the perfectly shared time."""
-    rows, columns = p.block_tiles * p.tile_rows, p.block_panels * p.tile_vectors * p.lanes
-    task = rows * columns * gemm.k / (2 * p.lanes)
-    if p.pack_b:
-        task += columns * gemm.k * (_TRANSPOSE_CYCLES if gemm.trans_b else _COPY_CYCLES)
-    if p.pack_a:
-        task += rows * gemm.k * _COPY_CYCLES
+def _cost(gemm: Gemm, cpu: CpuFeatures, p: Plan) -> float:
+    """Sum over the numbers of threads of the cycles of the busiest one, times the number of threads."""
     tasks = _tasks(gemm, p)
     if tasks > 1 and gemm.flops / tasks < _MIN_TASK_FLOPS:
         return float("inf")
-    return sum(-(-tasks // threads) * task * threads for threads in _THREADS)
+    rows, columns = min(p.block_tiles * p.tile_rows, gemm.m), min(p.block_panels * p.tile_vectors * p.lanes, gemm.n)
+    cycles = rows * gemm.k * columns / gemm.n * sum(s.count * _tile_cycles(p, s.size) for s in p.panels(gemm))
+    if p.pack_b:
+        cycles += columns * gemm.k * (_TRANSPOSE_CYCLES if gemm.trans_b else _COPY_CYCLES)
+        cycles += columns * gemm.k * _fetch_cycles(cpu, gemm.n * gemm.k)
+    cycles += rows * gemm.k * _fetch_cycles(cpu, gemm.m * gemm.k)
+    slots = p.block_tiles * _slot(p.tile_rows, p.lanes) * gemm.k
+    if p.pack_a:  # the gaps in it pass through the first cache with each panel
+        cycles += slots * (_COPY_CYCLES + p.block_panels * _SLOT_CYCLES)
+    elif 4 * p.depth * p.tile_rows > cpu.l1 * 3 // 4:  # a tile of A does not wait in the first cache for the next panel
+        cycles += rows * gemm.k * p.block_panels * _NEAR_CYCLES
+    cycles += rows * columns * (-(-gemm.k // p.depth) - 1) * _SUM_CYCLES
+    return sum(-(-tasks // threads) * cycles * threads for threads in _THREADS)
+
+
+def _fetch_cycles(cpu: CpuFeatures, values: int) -> float:
+    return _NEAR_CYCLES if 4 * values <= cpu.l2 // 2 else _FAR_CYCLES
+
+
+def _tile_cycles(p: Plan, columns: int) -> float:
+    """Cycles for one k of one row of a tile: two multiply-adds or two loads a cycle, and what B costs to bring in."""
+    vectors = -(-columns // p.lanes)
+    loads = 1.25 * (p.tile_rows + vectors)  # loads are never paired as well as multiply-adds
+    near = vectors * p.lanes * _NEAR_CYCLES / 2  # of B; its rows come one after the other and are prefetched
+    return (max(p.tile_rows * vectors, loads) / 2 + near) / p.tile_rows
 
 
 class _Emitter:
@@ -200,102 +272,95 @@ class _Emitter:
         self.a, self.b, self.c = buffers["A"], buffers["B"], buffers["C"]
         self.bias, self.edge = buffers.get("bias"), buffers.get("edge")
         self.columns = p.tile_vectors * p.lanes
-        self.tiles, self.panels = _counts(gemm, p)
-        self.row_blocks = -(-self.tiles // p.block_tiles)
-        self.column_blocks = -(-self.panels // p.block_panels)
+        self.slot = _slot(p.tile_rows, p.lanes)
         self.k_blocks = -(-gemm.k // p.depth)
         self.a_lead: list[Expr] = []
         self.b_lead: list[Expr] = []
         self.c_lead: list[Expr] = []
 
     def run(self) -> None:
-        tasks = _tasks(self.gemm, self.plan)
-        with (T.parallel if self.plan.parallel else T.serial)(tasks) as task:
+        gemm, p = self.gemm, self.plan
+        row_blocks = -(-_count(p.tiles(gemm)) // p.block_tiles)
+        column_blocks = -(-_count(p.panels(gemm)) // p.block_panels)
+        with (T.parallel if p.parallel else T.serial)(_tasks(gemm, p)) as task:
             # Neighbouring tasks, which one thread runs one after the other, share columns of B.
-            row_block = T.bind(task % self.row_blocks)
-            column_block = T.bind(task // self.row_blocks % self.column_blocks)
-            matrix = task // (self.row_blocks * self.column_blocks)
-            if self.gemm.batch > 1:
-                lead = [T.bind(matrix)]
+            row_block = T.bind(task % row_blocks)
+            column_block = T.bind(task // row_blocks % column_blocks)
+            if gemm.batch > 1:
+                lead = [T.bind(task // (row_blocks * column_blocks))]
                 self.c_lead = lead
-                self.a_lead = lead if self.gemm.batch_a else []
-                self.b_lead = lead if self.gemm.batch_b else []
+                self.a_lead = lead if gemm.batch_a else []
+                self.b_lead = lead if gemm.batch_b else []
             self.task(row_block, column_block)
 
     def task(self, row_block: Expr, column_block: Expr) -> None:
         p = self.plan
         if p.pack_a:
-            self.packed_a = emit.scratch(p.block_tiles * p.depth * p.tile_rows)
+            self.packed_a = emit.scratch(p.block_tiles * p.depth * self.slot)
         if p.pack_b:
             self.packed_b = emit.scratch(p.block_panels * p.depth * self.columns)
         with T.serial(self.k_blocks) as k_block:
+            self.k_block = k_block
             self.first_k = T.bind(k_block * p.depth)
             self.depth = T.bind(T.min(self.gemm.k - self.first_k, p.depth)) if self.gemm.k % p.depth else p.depth
-            self.k_block = k_block
             if p.pack_b:
                 self.each_panel(column_block, self.pack_b)
             if p.pack_a:
-                self.each_tile(row_block, self.pack_a)
+                with T.serial(self.depth) as k:
+                    self.each_tile(row_block, lambda *tile: self.pack_a(k, *tile))
             self.each_tile(
-                row_block,
-                lambda tile, local_tile, rows: self.each_panel(
-                    column_block, lambda *panel: self.micro_kernel(tile, local_tile, rows, *panel)
-                ),
+                row_block, lambda *tile: self.each_panel(column_block, lambda *panel: self.tile(*tile, *panel))
             )
 
-    def each_tile(self, block: Expr, body: Any) -> None:
-        """``body(tile, tile in the block, rows)`` for the tiles of a block of rows; the last of all may be lower."""
-        self._each(block, self.plan.block_tiles, self.tiles, self.plan.tile_rows, self.gemm.m, body)
+    def each_tile(self, block: Expr, body: Callable[[Expr, Expr, int], None]) -> None:
+        """``body(number in the block, first row, rows)`` for the tiles of a block of rows."""
+        self._each(block, self.plan.block_tiles, self.plan.tiles(self.gemm), body)
 
-    def each_panel(self, block: Expr, body: Any) -> None:
-        """``body(panel, panel in the block, columns)``; the last panel of all may be narrower."""
-        self._each(block, self.plan.block_panels, self.panels, self.columns, self.gemm.n, body)
+    def each_panel(self, block: Expr, body: Callable[[Expr, Expr, int], None]) -> None:
+        """``body(number in the block, first column, columns)`` for the panels of a block of columns."""
+        self._each(block, self.plan.block_panels, self.plan.panels(self.gemm), body)
 
-    def _each(self, block: Expr, count: int, total: int, size: int, extent: int, body: Any) -> None:
-        last_size = extent - (total - 1) * size
-        full = total if last_size == size else total - 1
-        with T.serial(count) as local:
-            index = block * count + local
-            if full:
-                with T.If(index < full), T.Then():
-                    body(index, local, size)
-            if last_size != size:
-                with T.If(index == total - 1), T.Then():
-                    body(index, local, last_size)
+    def _each(self, block: Expr, count: int, segments: list[Segment], body: Callable[[Expr, Expr, int], None]) -> None:
+        for s in segments:
+            low = T.max(block * count, s.start)
+            high = T.min((block + 1) * count, s.start + s.count)
+            with T.serial(T.max(high - low, 0)) as i:
+                index = T.bind(low + i)
+                body(index - block * count, T.bind((index - s.start) * s.size + s.first), s.size)
 
-    def pack_a(self, tile: Expr, local: Expr, rows: int) -> None:
-        """Packed A: [tile, k, row]."""
-        p = self.plan
-        with T.serial(self.depth) as k:
-            place = (local * p.depth + k) * p.tile_rows
-            for offset, lanes in emit.pieces(rows, p.lanes):
-                value = emit.load(self.a, *self.a_lead, self.first_k + k, tile * p.tile_rows + offset, lanes=lanes)
-                emit.store(self.packed_a, value, place + offset, lanes=lanes)
+    def pack_a(self, k: Expr, local: Expr, first_row: Expr, rows: int) -> None:
+        """Packed A: [tile, k, row], rows that do not exist as zeros."""
+        lanes = self.plan.lanes
+        for offset in range(0, rows, lanes):
+            at = (*self.a_lead, self.first_k + k, first_row + offset)
+            value = emit.load(self.a, *at, lanes=lanes, width=rows - offset)
+            place = (local * self.plan.depth + k) * self.slot + offset
+            emit.store(self.packed_a, value, place, lanes=lanes)
 
-    def pack_b(self, panel: Expr, local: Expr, columns: int) -> None:
+    def pack_b(self, local: Expr, first_column: Expr, columns: int) -> None:
         """Packed B: [panel, k, column], columns that do not exist as zeros."""
         if not self.gemm.trans_b:
             with T.serial(self.depth) as k:
-                self.pack_row(panel, local, columns, k)
+                self.pack_row(local, first_column, columns, k)
             return
         lanes = self.plan.lanes
-        for column, width in self.vectors(columns):
+        for offset, width in self.vectors(columns):
 
-            def source(row: int, k: Expr, count: int, column: int = column) -> Expr:
-                at = (*self.b_lead, panel * self.columns + column + row, self.first_k + k)
+            def source(row: int, k: Expr, count: int, offset: int = offset) -> Expr:
+                at = (*self.b_lead, first_column + offset + row, self.first_k + k)
                 return emit.load(self.b, *at, lanes=lanes, width=count)
 
-            def target(k: Expr, value: Expr, column: int = column) -> None:
-                emit.store(self.packed_b, value, self.b_place(local, k, column), lanes=lanes)
+            def target(k: Expr, value: Expr, offset: int = offset) -> None:
+                emit.store(self.packed_b, value, self.b_place(local, k, offset), lanes=lanes)
 
             emit.copy_transposed(source, target, self.depth, width, lanes)
 
-    def pack_row(self, panel: Expr, local: Expr, columns: int, k: Expr) -> None:
+    def pack_row(self, local: Expr, first_column: Expr, columns: int, k: Expr) -> None:
         def copy(source: Any, row: Expr) -> None:
-            for column, width in self.vectors(columns):
-                at = (row, panel * self.columns + column)
-                value = emit.load(source, *self.b_lead, *at, lanes=self.plan.lanes, width=width)
-                emit.store(self.packed_b, value, self.b_place(local, k, column), lanes=self.plan.lanes)
+            for offset, width in self.vectors(columns):
+                at = (*self.b_lead, row, first_column + offset)
+                value = emit.load(source, *at, lanes=self.plan.lanes, width=width)
+                emit.store(self.packed_b, value, self.b_place(local, k, offset), lanes=self.plan.lanes)
 
         shift = self.gemm.shift
         if not shift:
@@ -308,63 +373,59 @@ class _Emitter:
             with T.Else():
                 copy(self.edge, row + shift if shift > 0 else row - self.gemm.k)
 
-    def b_place(self, local: Expr, k: Expr, column: Expr) -> Expr:
-        return (local * self.plan.depth + k) * self.columns + column
+    def b_place(self, local: Expr, k: Expr, offset: int) -> Expr:
+        return (local * self.plan.depth + k) * self.columns + offset
 
-    def load_b(self, k: Expr, column: Expr, width: int) -> Expr:
-        return emit.load(self.b, *self.b_lead, k, column, lanes=self.plan.lanes, width=width)
-
-    def vectors(self, columns: int) -> Iterator[tuple[int, int]]:
-        """First column and width of each vector of a panel."""
+    def vectors(self, columns: int) -> list[tuple[int, int]]:
+        """Offset and width of each vector of a panel."""
         lanes = self.plan.lanes
-        return ((first, min(lanes, columns - first)) for first in range(0, columns, lanes))
+        return [(offset, min(lanes, columns - offset)) for offset in range(0, columns, lanes)]
 
-    def micro_kernel(
-        self, tile: Expr, local_tile: Expr, rows: int, panel: Expr, local_panel: Expr, columns: int
-    ) -> None:
-        p = self.plan
-        vectors = list(self.vectors(columns))
-        first_row, first_column = tile * p.tile_rows, panel * self.columns
-        sums = {at: emit.Register(p.lanes) for at in itertools.product(range(rows), vectors)}
-        self.initialise(sums, first_row, first_column)
-        with T.serial(self.depth) as k:
-            values = [
-                emit.let(
-                    emit.load(self.packed_b, self.b_place(local_panel, k, column), lanes=p.lanes)
-                    if p.pack_b
-                    else self.load_b(self.first_k + k, first_column + column, width)
-                )
-                for column, width in vectors
-            ]
-            for row in range(rows):
-                factor = emit.let(emit.splat(self.a_element(first_row, local_tile, row, k), p.lanes))
-                for vector, value in zip(vectors, values, strict=True):
-                    sums[row, vector].value = sums[row, vector].value + factor * value
-        for (row, (column, width)), total in sums.items():
-            emit.store(self.c, total.value, *self.c_lead, first_row + row, first_column + column,
-                       lanes=p.lanes, width=width)  # fmt: skip
+    def tile(self, local_tile: Expr, row: Expr, rows: int, local_panel: Expr, column: Expr, columns: int) -> None:
+        """One tile of C over one block of K."""
+        vectors, lanes = self.vectors(columns), self.plan.lanes
+        sums = {at: emit.Register(lanes) for at in itertools.product(range(rows), range(len(vectors)))}
+        self.initialise(sums, row, column, vectors)
 
-    def a_element(self, first_row: Expr, local_tile: Expr, row: int, k: Expr) -> Expr:
+        def factor(i: int, k: Expr) -> Expr:
+            return self.a_element(local_tile, row, i, k)
+
+        def vector(v: int, k: Expr) -> Expr:
+            offset, width = vectors[v]
+            if self.plan.pack_b:
+                return emit.load(self.packed_b, self.b_place(local_panel, k, offset), lanes=lanes)
+            at = (*self.b_lead, self.first_k + k, column + offset)
+            return emit.load(self.b, *at, lanes=lanes, width=width)
+
+        emit.multiply(sums, self.depth, factor, vector)
+        for (i, v), total in sums.items():
+            offset, width = vectors[v]
+            emit.store(self.c, total.value, *self.c_lead, row + i, column + offset, lanes=lanes, width=width)
+
+    def a_element(self, local_tile: Expr, row: Expr, i: int, k: Expr) -> Expr:
         if self.plan.pack_a:
-            return self.packed_a[(local_tile * self.plan.depth + k) * self.plan.tile_rows + row]
-        at = (self.first_k + k, first_row + row) if self.gemm.trans_a else (first_row + row, self.first_k + k)
+            return self.packed_a[(local_tile * self.plan.depth + k) * self.slot + i]
+        at = (self.first_k + k, row + i) if self.gemm.trans_a else (row + i, self.first_k + k)
         return emit.element(self.a, *self.a_lead, *at)
 
-    def initialise(self, sums: dict[Any, emit.Register], first_row: Expr, first_column: Expr) -> None:
+    def initialise(
+        self, sums: dict[tuple[int, int], emit.Register], row: Expr, column: Expr, vectors: list[tuple[int, int]]
+    ) -> None:
         """The first block of K starts from the bias or zero, the others from what is in C."""
         lanes = self.plan.lanes
 
         def start() -> None:
-            for (_, (column, width)), total in sums.items():
+            for (_, v), total in sums.items():
+                offset, width = vectors[v]
                 if self.bias is None:
                     total.value = emit.splat(0.0, lanes)
                 else:
-                    total.value = emit.load(self.bias, first_column + column, lanes=lanes, width=width)
+                    total.value = emit.load(self.bias, column + offset, lanes=lanes, width=width)
 
         def resume() -> None:
-            for (row, (column, width)), total in sums.items():
-                total.value = emit.load(self.c, *self.c_lead, first_row + row, first_column + column,
-                                        lanes=lanes, width=width)  # fmt: skip
+            for (i, v), total in sums.items():
+                offset, width = vectors[v]
+                total.value = emit.load(self.c, *self.c_lead, row + i, column + offset, lanes=lanes, width=width)
 
         if self.k_blocks == 1:
             return start()

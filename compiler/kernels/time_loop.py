@@ -260,24 +260,6 @@ class _Emitter:
                 with T.Else():
                     body(block, tile, last)
 
-    def multiply(self, sums: dict[tuple[int, int], emit.Register], depth: int, factor: Any, weight: Any) -> None:
-        """Adds to ``sums[row, v]`` the products of ``factor(row, k)`` and the vector ``weight(v, k)`` over k."""
-        rows = range(max(row for row, _ in sums) + 1)
-        vectors = range(max(v for _, v in sums) + 1)
-        with T.serial(depth) as k:
-            if len(rows) >= len(vectors):
-                weights = [emit.let(weight(v, k)) for v in vectors]
-                for row in rows:
-                    broadcast = emit.let(emit.splat(factor(row, k), self.lanes))
-                    for v in vectors:
-                        sums[row, v].value = sums[row, v].value + broadcast * weights[v]
-                return
-            broadcasts = [emit.let(emit.splat(factor(row, k), self.lanes)) for row in rows]
-            for v in vectors:
-                vector = emit.let(weight(v, k))
-                for row in rows:
-                    sums[row, v].value = sums[row, v].value + broadcasts[row] * vector
-
     def spill(self, sums: dict[tuple[int, int], emit.Register], vectors: int) -> list[Any]:
         """Puts the sums into memory, one buffer a vector, so that the equations are emitted once for all rows."""
         rows = len(sums) // vectors
@@ -343,7 +325,7 @@ class _ForwardEmitter(_Emitter):
             if gate not in cell.apart:
                 bias = bias + self.load("X", self.time, first + row, block=block, array=gate)
             total.value = bias
-        self.multiply(
+        emit.multiply(
             sums,
             self.loop.hidden,
             lambda row, k: self.buffers["state"][self.old, first + row, k],
@@ -418,7 +400,7 @@ class _BackwardEmitter(_Emitter):
                     total.value = emit.splat(0.0, lanes)
                 after = T.bind(self.time - 1 if self.loop.reverse else self.time + 1)
                 gradient = self.buffers[self.names[-1]]
-                self.multiply(
+                emit.multiply(
                     sums,
                     self.cell.gates * self.loop.hidden,
                     lambda row, k: gradient[after, first + row, k],

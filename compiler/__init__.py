@@ -19,13 +19,20 @@ def versions() -> str:
 
     The sources of this package are part of it, so that a changed kernel never meets an old artifact.
     """
-    names = []
-    for tool in _TOOLS:
-        try:
-            names.append(f"{tool} {metadata.version(tool)}")
-        except metadata.PackageNotFoundError:
-            names.append(f"{tool} missing")
+    names = [f"{tool} {_version(tool)}" for tool in _TOOLS]
     return f"{', '.join(names)}, sources {_source_digest()[:16]}"
+
+
+def _version(tool: str) -> str:
+    """As installed. A machine that only runs artifacts need not have the gradient builder: there it is the version that
+    bucketmod asks for, so that it finds what a machine with that version compiled."""
+    try:
+        return metadata.version(tool)
+    except metadata.PackageNotFoundError:
+        pins = [
+            text.partition("==")[2] for text in metadata.requires("bucketmod") or () if text.startswith(f"{tool}==")
+        ]
+        return pins[0] if pins else "missing"
 
 
 def _source_digest() -> str:

@@ -21,6 +21,7 @@ class Executor:
     library, however many kernels it runs.
 
     ``accumulate``: names of inputs whose gradients add up over backward passes instead of being overwritten.
+    ``trains``: whether there is a backward part; ``takes_seed``: whether the program draws random numbers.
     """
 
     def __init__(
@@ -38,6 +39,7 @@ class Executor:
         self.artifact = artifact
         self.store = store
         self.trains = manifest.mode == "train"
+        self.takes_seed = bool(manifest.by_role("seed"))
         self._workspace = workspace
         self._inputs = inputs
         self._accumulate = accumulate
@@ -58,11 +60,6 @@ class Executor:
     def output_shapes(self) -> list[tuple[str, tuple[int, ...]]]:
         """Names and shapes of the outputs, in order."""
         return [(spec.name, spec.shape) for spec in self._output_specs]
-
-    @property
-    def takes_seed(self) -> bool:
-        """Whether the program draws random numbers."""
-        return bool(self.artifact.manifest.by_role("seed"))
 
     def release(self) -> None:
         """Drops every view of shared memory; called when that memory is about to move."""

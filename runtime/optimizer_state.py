@@ -2,33 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable
+from typing import Any
 
 import numpy as np
-from numpy.typing import DTypeLike
-
-from bucketmod.runtime.memory import aligned_zeros
 
 
-class OptimizerState:
-    """Zero-initialised aligned arrays by (key of the parameter, kind), made when first asked for; they never move."""
+class OptimizerState(dict[Hashable, Any]):
+    """The state of each parameter by its key: None, an array, or a tuple of states.
 
-    def __init__(self) -> None:
-        self._arrays: dict[tuple[Hashable, str], np.ndarray] = {}
-
-    def array(self, key: Hashable, kind: str, shape: Sequence[int], dtype: DTypeLike = np.float32) -> np.ndarray:
-        """``kind``: e.g. ``momentum``, ``mean``, ``variance``. ValueError when it exists with another shape."""
-        array = self._arrays.get((key, kind))
-        if array is None:
-            array = self._arrays[key, kind] = aligned_zeros(shape, dtype)
-        elif array.shape != tuple(shape) or array.dtype != np.dtype(dtype):
-            raise ValueError(f"optimizer state {kind!r} of {key!r} has shape {array.shape}, not {tuple(shape)}")
-        return array
-
-    def clear(self) -> None:
-        """Forgets everything."""
-        self._arrays.clear()
+    A state is made at the parameter's first update, in memory that never moves, so kernels bind to it once.
+    """
 
     def nbytes(self) -> int:
         """Bytes of all arrays together."""
-        return sum(array.nbytes for array in self._arrays.values())
+        return sum(_nbytes(state) for state in self.values())
+
+
+def _nbytes(state: Any) -> int:
+    if isinstance(state, tuple | list):
+        return sum(_nbytes(each) for each in state)
+    return 0 if state is None else state.size * np.dtype(state.dtype).itemsize

@@ -9,10 +9,12 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, cast
 
 from bucketmod import ndarray as nd
 from bucketmod.base import MXNetError
+from bucketmod.binding import is_model
 from bucketmod.context import Context, cpu
 from bucketmod.initializer import Uniform
 from bucketmod.model import load_params
@@ -66,7 +68,7 @@ class BucketingModule(BaseModule):
         """Automatic names start at 0 for every bucket, so that the same operators have the same names."""
         with NameManager():
             made = self._sym_gen(key)
-        if type(made).__name__ == "ModelProto":
+        if is_model(made):
             return made, None, None
         symbol, data_names, label_names = made
         return symbol, data_names, label_names
@@ -297,7 +299,10 @@ class BucketingModule(BaseModule):
     @property
     def data_names(self) -> Sequence[str] | None:
         """Of the current bucket; before bind, as ``sym_gen`` gives them for the default one."""
-        return self._current.data_names if self.binded else self._call_sym_gen(self._default_bucket_key)[1]
+        if self.binded:
+            return self._current.data_names
+        symbol, data_names, _ = self._call_sym_gen(self._default_bucket_key)
+        return self._new_module(self._default_bucket_key).data_names if is_model(symbol) else data_names
 
     @property
     def output_names(self) -> list[str]:
@@ -358,7 +363,11 @@ class BucketingModule(BaseModule):
         assert sym_gen is not None, "sym_gen is required for loading BucketingModule"
         assert default_bucket_key is not None, "default_bucket_key is required for loading BucketingModule"
         keys = [int(key) for key in cast(list[NDArray], nd.load(f"{prefix}.buckets"))[0].asnumpy()]
-        symbols = {key: load_symbol(f"{prefix}-{key}-symbol.json") for key in keys}
+        # Graphs that sym_gen gave as ONNX models were saved as such, and come from it again.
+        files = {key: f"{prefix}-{key}-symbol.json" for key in keys}
+        symbols = {
+            key: load_symbol(file) for key, file in files.items() if not Path(file).with_suffix(".onnx").exists()
+        }
         arg_params, aux_params = load_params(prefix, epoch)
         return BucketingModule.load_dict(symbols, sym_gen, default_bucket_key, arg_params, aux_params, **kwargs)
 

@@ -57,7 +57,6 @@ class ExecutorGroup:
         self._shapes = {argument.name: argument.shape for argument in bucket.arguments}
         self._executors: dict[bool, Executor] = {}
         self._last: Executor | None = None
-        self._outputs: list[NDArray] = []
         self.wrt = tuple(name for name in self._shapes if self.grad_req.get(name, "null") != "null")
         self._take_parameters()
 
@@ -100,7 +99,6 @@ class ExecutorGroup:
         else:
             executor.forward()
         self._last = executor
-        self._outputs = []
 
     def backward(self, out_grads: Sequence[NDArray] | None) -> None:
         """Gradients of the last forward. After one in inference mode, the same batch runs in training mode first.
@@ -137,12 +135,9 @@ class ExecutorGroup:
         if self._last is None:
             raise MXNetError("there are no outputs: call forward() first")
         try:
-            arrays = self._last.outputs()
+            return [NDArray(array) for array in self._last.outputs()]
         except RuntimeError as error:
             raise MXNetError(str(error)) from None
-        if not self._outputs:
-            self._outputs = [NDArray(array) for array in arrays]
-        return self._outputs
 
     def input_gradients(self, names: Sequence[str]) -> list[NDArray]:
         """Gradients of data inputs after backward, as views."""

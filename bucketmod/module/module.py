@@ -520,7 +520,7 @@ class Module(BaseModule):
         """
         assert self.binded and self.params_initialized, "get_outputs() needs bind() and init_params() first"
         outputs = self._exec_group.outputs()
-        return list(outputs) if merge_multi_context else [[output] for output in outputs]
+        return outputs if merge_multi_context else [[output] for output in outputs]
 
     def get_input_grads(self, merge_multi_context: bool = True) -> list[Any]:
         """Gradients of the data inputs, in the order of ``data_shapes``. AssertionError unless bound with

@@ -10,6 +10,7 @@ from bucketmod.context import Context
 from bucketmod.ndarray import NDArray
 from bucketmod.optimizer import state_format
 from bucketmod.optimizer.optimizer import Optimizer
+from bucketmod.runtime.optimizer_state import OptimizerState
 
 
 class Updater:
@@ -17,7 +18,7 @@ class Updater:
 
     def __init__(self, optimizer: Optimizer) -> None:
         self.optimizer = optimizer
-        self.states: dict[Hashable, Any] = {}
+        self.states = OptimizerState()
         self.states_synced: dict[Hashable, bool] = {}
         self.aggregate_updates = optimizer.aggregate_num > 0
 
@@ -64,7 +65,8 @@ class Updater:
 
         TypeError for states, or an optimizer class of the user's, that the format cannot hold.
         """
-        return state_format.dumps((self.states, self.optimizer) if dump_optimizer else self.states)
+        states = dict(self.states)
+        return state_format.dumps((states, self.optimizer) if dump_optimizer else states)
 
     def set_states(self, states: bytes) -> None:
         """Takes states from ``get_states`` of this package or of MXNet; an optimizer in them replaces this one.
@@ -79,7 +81,7 @@ class Updater:
             raise MXNetError(f"optimizer states: expected states by index, got {type(found)} and {type(optimizer)}")
         if optimizer is not self.optimizer:
             optimizer.kernels = self.optimizer.kernels
-        self.states, self.optimizer = found, optimizer
+        self.states, self.optimizer = OptimizerState(found), optimizer
         self.aggregate_updates = optimizer.aggregate_num > 0
         self.states_synced = dict.fromkeys(found, False)
 

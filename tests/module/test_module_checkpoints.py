@@ -133,3 +133,42 @@ def test_bucketing_checkpoints_that_cannot_be():
             mx.mod.BucketingModule.load("b", 1, **missing)
     with pytest.raises(mx.MXNetError):
         mx.mod.BucketingModule.load("nowhere", 1, bucketed, 6)
+
+
+def test_graphs_that_came_as_onnx_models_are_saved_as_such():
+    onnx = pytest.importorskip("onnx")
+    from onnx import TensorProto, helper, numpy_helper
+
+    weight = numpy_helper.from_array(np.full((3, FEATURES), 2, "f4"), "weight")
+
+    def sym_gen(key):
+        nodes = [
+            helper.make_node("ReduceMean", ["data"], ["mean"], "mean", axes=[1], keepdims=0),
+            helper.make_node("Gemm", ["mean", "weight"], ["scores"], "scores", transB=1),
+        ]
+        data = helper.make_tensor_value_info("data", TensorProto.FLOAT, (4, key, FEATURES))
+        scores = helper.make_tensor_value_info("scores", TensorProto.FLOAT, (4, 3))
+        graph = helper.make_graph(nodes, "linear", [data], [scores], [weight])
+        return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+    def bound(module):
+        module.bind([("data", (4, 6, FEATURES))], for_training=False)
+        return module
+
+    module = bound(mx.mod.BucketingModule(sym_gen, default_bucket_key=6))
+    module.init_params(mx.init.One())
+    assert (numpy_params(module)["weight"] == 2).all()  # the model's own values come first
+    assert module.data_names == ["data"] and module.output_names == ["scores"]
+    module.set_params({"weight": mx.nd.array(np.arange(15).reshape(3, 5))}, {})
+    one = bucket_batch(3, label=False)
+    module.forward(one)
+    expected = one.data[0].asnumpy().mean(axis=1) @ np.arange(15).reshape(3, 5).T
+    np.testing.assert_allclose(module.get_outputs()[0].asnumpy(), expected, rtol=1e-5, atol=1e-5)
+    module.save_checkpoint("b", 1)
+    assert sorted(os.listdir(".")) == ["b-0001.params", "b-3-symbol.onnx", "b-6-symbol.onnx", "b.buckets"]
+    onnx.checker.check_model(onnx.load("b-3-symbol.onnx"))
+    again = mx.mod.BucketingModule.load("b", 1, sym_gen, 6)
+    assert again.data_names == ["data"]
+    same(module, bound(again))
+    with pytest.raises(mx.MXNetError, match="static shape"):
+        again.switch_bucket(3, [("data", (4, 7, FEATURES))])

@@ -145,3 +145,23 @@ def test_the_default_cache_follows_the_environment(monkeypatch, tmp_path):
 def test_models_of_wrong_kind():
     with pytest.raises(mx.MXNetError, match="same|name"):
         bucket(mx.sym.Variable("data") + mx.sym.Variable("data"))
+
+
+def test_a_machine_without_the_gradient_builder_asks_for_what_one_with_it_compiles(monkeypatch):
+    from importlib import metadata
+
+    from bucketmod import compiler
+
+    installed = metadata.version
+    pin = f"onnxruntime-training-cpu=={installed('onnxruntime-training-cpu')}"
+    if pin not in (metadata.requires("bucketmod") or ()):
+        pytest.skip("another gradient builder is installed than bucketmod asks for")
+
+    def version(name):
+        if name == "onnxruntime-training-cpu":
+            raise metadata.PackageNotFoundError(name)
+        return installed(name)
+
+    with_builder = compiler.versions()
+    monkeypatch.setattr(metadata, "version", version)
+    assert compiler.versions.__wrapped__() == with_builder

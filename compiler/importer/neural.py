@@ -80,6 +80,7 @@ def softmax_output_grad(context: ImportContext, node: Node, inputs: list[Any]) -
         outer,
         classes,
         inner,
+        labels=0 if dense else _size(context.shape(label)),
         batch=shape[0],
         grad_scale=float(node.attribute("grad_scale", 1.0)),
         ignore_label=float(node.attribute("ignore_label", -1.0)),
@@ -91,7 +92,7 @@ def softmax_output_grad(context: ImportContext, node: Node, inputs: list[Any]) -
         head_gradient=head is not None,
     )
     whole = (outer, classes, inner)
-    args = [context.reshape(prob, whole), context.reshape(label, whole if dense else (outer, inner))]
+    args = [context.reshape(prob, whole), context.reshape(label, whole) if dense else label]
     if head is not None:
         args.append(context.reshape(head, whole))
     (result,) = emit_kernel(context, kernel, args)

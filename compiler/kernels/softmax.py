@@ -111,12 +111,15 @@ class Softmax(Kernel):
         streams.walk(self.cols, lanes, raise_e)
         total = streams.combine(sums, operator.add)
         total = emit.splat(total, lanes)
-        shift = emit.splat(top, lanes)
-        factor = streams.hold(shift + vector.log(total) if self.log else emit.splat(1.0, lanes) / total)
+        factor = streams.hold(vector.log(total) if self.log else emit.splat(1.0, lanes) / total)
 
         def write(_slot: int, first: Expr, width: int) -> None:
             value = emit.load(x if self.log else y, row, first, lanes=lanes, width=width)
-            result = value - factor.value if self.log else value * factor.value
+            if self.log:
+                # Held, because TVM would rather subtract the sum of the two, which is less exact.
+                result = streams.hold(value - emit.splat(top, lanes)).value - factor.value
+            else:
+                result = value * factor.value
             emit.store(y, result, row, first, lanes=lanes, width=width)
 
         streams.walk(self.cols, lanes, write)
@@ -183,7 +186,8 @@ class SoftmaxOutputGrad(Kernel):
     """Gradient of the SoftmaxOutput loss head with respect to its data, as MXNet 1.9.1 defines it; float32.
 
     Arguments prob, label(, head gradient) -> d_data: (prob - onehot(label)) * grad_scale / norm (* head gradient).
-    Data is [outer, classes, inner], or [outer, classes] where ``inner`` is 1; labels are class numbers, [outer, inner].
+    Data is [outer, classes, inner], or [outer, classes] where ``inner`` is 1; labels are class numbers, [labels].
+    ``labels`` is outer * inner; MXNet takes more as well: only the first ones are read, all count for the norm.
     With ``dense_label`` they are probabilities in the shape of the data, and nothing but ``grad_scale`` is applied.
     ``smooth_alpha``: the share of the one-hot that goes to the other classes. Rows of ``ignore_label`` get 0
     with ``use_ignore``. The norm: 1 for "null", the number of labels for "batch" (``batch`` times the spatial size with
@@ -193,6 +197,7 @@ class SoftmaxOutputGrad(Kernel):
     outer: int
     classes: int
     inner: int = 1
+    labels: int = 0  # outer * inner if not given
     batch: int = 1
     grad_scale: float = 1.0
     ignore_label: float = -1.0
@@ -218,9 +223,13 @@ class SoftmaxOutputGrad(Kernel):
     @property
     def inputs(self) -> list[tuple[str, TensorShape]]:
         """Name, shape and dtype of each input."""
-        label = self._data if self.dense_label else ((self.outer, self.inner), "float32")
+        label = self._data if self.dense_label else ((self._labels,), "float32")
         inputs = [("prob", self._data), ("label", label), ("head", self._data)]
         return inputs if self.head_gradient else inputs[:2]
+
+    @property
+    def _labels(self) -> int:
+        return self.labels or self.outer * self.inner
 
     @property
     def _fixed_scale(self) -> float:
@@ -231,7 +240,7 @@ class SoftmaxOutputGrad(Kernel):
             raise ValueError(f"normalization is null, batch or valid, not {self.normalization!r}")
         norm = self.inner if self.multi_output else 1
         if self.normalization == "batch":
-            norm *= self.batch if self.multi_output else self.outer * self.inner
+            norm *= self.batch if self.multi_output else self._labels
         return self.grad_scale / norm
 
     @property
@@ -241,8 +250,9 @@ class SoftmaxOutputGrad(Kernel):
     def _target(self, is_label: Expr) -> Expr:
         """What the probability of a class should be."""
         others = self.classes - 1
-        off = self.smooth_alpha / others if others else 0.0
-        return tirx.Select(is_label, tirx.FloatImm("float32", 1.0 - self.smooth_alpha), tirx.FloatImm("float32", off))
+        alpha = 0.0 if self.multi_output else self.smooth_alpha  # MXNet ignores it there
+        off = alpha / others if others else 0.0
+        return tirx.Select(is_label, tirx.FloatImm("float32", 1.0 - alpha), tirx.FloatImm("float32", off))
 
     def portable(self) -> Any:
         """The only form: as a map of one pass, it is scheduled as well as it could be written."""
@@ -251,9 +261,9 @@ class SoftmaxOutputGrad(Kernel):
         one, zero = tirx.FloatImm("float32", 1.0), tirx.FloatImm("float32", 0.0)
         scale: Any = tirx.FloatImm("float32", self._fixed_scale)
         if self._counts_valid:
-            o, i = te.reduce_axis((0, self.outer), "o"), te.reduce_axis((0, self.inner), "i")
-            counted = tirx.Select(label[o, i].astype("int32") != int(self.ignore_label), one, zero)
-            count = te.compute((1,), lambda _: te.sum(counted, axis=[o, i]), name="count")
+            i = te.reduce_axis((0, self._labels), "i")
+            counted = tirx.Select(label[i].astype("int32") != int(self.ignore_label), one, zero)
+            count = te.compute((1,), lambda _: te.sum(counted, axis=i), name="count")
             scale = scale / tirx.max(count[0], one)
 
         def gradient(*index: Any) -> Any:
@@ -261,7 +271,7 @@ class SoftmaxOutputGrad(Kernel):
             if self.dense_label:
                 value = (prob[index] - label[index]) * scale
             else:
-                number = label[(o, index[2] if self.inner > 1 else 0)].astype("int32")
+                number = label[o * self.inner + index[2] if self.inner > 1 else o].astype("int32")
                 value = (prob[index] - self._target(number == k)) * scale
                 if self.use_ignore:
                     value = tirx.Select(number == int(self.ignore_label), zero, value)

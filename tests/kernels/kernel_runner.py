@@ -1,0 +1,75 @@
+"""Runs kernels and single functions for the tests: compiled for a CPU level, on arrays that start at 64 bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import tvm
+from tvm import tirx
+
+from bucketmod.compiler.kernels.kernel import Kernel
+from bucketmod.compiler.passes.schedule_cpu import schedule_cpu
+from bucketmod.compiler.passes.vector_math import vector_math
+from bucketmod.compiler.target import Target, parse_target
+from bucketmod.runtime.cpu import host_flags
+from bucketmod.runtime.memory import aligned_empty
+
+TARGETS = [parse_target(f"cpu:x86-64-{level}") for level in ("v3", "v4")]
+
+
+def skip_without(target: Target) -> None:
+    missing = set(target.cpu.flags) - host_flags()
+    if missing:
+        pytest.skip(f"this machine has no {', '.join(sorted(missing))}")
+
+
+def final_form(kernel: Kernel, target: Target) -> tirx.PrimFunc:
+    """What the compiler runs on ``target``: the tuned form, or the portable one as it schedules it."""
+    return kernel.tuned(target.cpu) or scheduled(kernel.portable(), target)
+
+
+def scheduled(function: tirx.PrimFunc, target: Target) -> tirx.PrimFunc:
+    return schedule_cpu(vector_math(function), target.cpu)
+
+
+def build(functions: Sequence[tirx.PrimFunc], target: Target) -> list[Any]:
+    """The functions compiled, in one module: much faster than one by one."""
+    named = {f"kernel{i}": f.with_attr("global_symbol", f"kernel{i}") for i, f in enumerate(functions)}
+    compiled = tvm.compile(tvm.IRModule(named), target=target.tvm())
+    return [compiled[name] for name in named]
+
+
+def aligned(array: np.ndarray) -> np.ndarray:
+    copy = aligned_empty(array.shape, array.dtype)
+    copy[...] = array
+    return copy
+
+
+def call(
+    function: tirx.PrimFunc, target: Target, inputs: Sequence[np.ndarray], outputs: int, built: Any = None
+) -> list[np.ndarray]:
+    """What ``function`` writes to its ``outputs`` buffers after the inputs, and to further ones, of scratch.
+
+    They start as NaN, or as the largest number of an integer type: what is not written shows.
+    """
+    written = function.params[len(inputs) :]
+    made = [aligned_empty(tuple(map(int, p.shape)), str(p.ty.dtype.dtype)) for p in written]
+    for array in made:
+        array[...] = np.nan if array.dtype.kind == "f" else True if array.dtype == bool else np.iinfo(array.dtype).max
+    arrays = [*(aligned(x) for x in inputs), *made]
+    (built or build([function], target)[0])(*map(tvm.runtime.from_dlpack, arrays))
+    return made[:outputs]
+
+
+def run_kernel(kernel: Kernel, target: Target, form: str, *inputs: np.ndarray) -> list[np.ndarray]:
+    """``form``: "final" or "portable"."""
+    function = final_form(kernel, target) if form == "final" else kernel.portable()
+    return call(function, target, inputs, len(kernel.outputs))
+
+
+def with_threads(count: int) -> None:
+    """Sets the number of threads that parallel loops use from now on."""
+    tvm.get_global_func("runtime.config_threadpool")(1, count)

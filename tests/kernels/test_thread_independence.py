@@ -1,0 +1,51 @@
+"""Every kernel gives the same bits on one thread and on several."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from kernel_runner import final_form, run_kernel, with_threads
+
+from bucketmod.compiler.kernels.dropout import Dropout
+from bucketmod.compiler.kernels.embedding import EmbeddingGrad
+from bucketmod.compiler.kernels.normalization import LayerNormGrad
+from bucketmod.compiler.kernels.reduction import ColumnSum
+from bucketmod.compiler.kernels.softmax import Softmax, SoftmaxOutputGrad
+
+
+def floats(*shape):
+    return np.random.RandomState(1).randn(*shape).astype(np.float32)
+
+
+CASES = {
+    "column_sum": (ColumnSum(1009, 307), [floats(1009, 307)]),
+    "embedding_grad": (EmbeddingGrad(101, 307, 900), [np.abs(floats(900)) * 40, floats(900, 307)]),
+    "layer_norm_grad": (
+        LayerNormGrad(509, 131),
+        [floats(509, 131), floats(509, 131), floats(131), floats(509), np.abs(floats(509))],
+    ),
+    "softmax": (Softmax(300, 1009), [floats(300, 1009)]),
+    "loss_head": (
+        SoftmaxOutputGrad(300, 1009, normalization="valid", ignore_label=0.0),
+        [floats(300, 1009), np.abs(floats(300)) * 3],
+    ),
+    "dropout": (Dropout(100_003, 0.4), [floats(100_003), np.array([3, 4])]),
+}
+
+
+@pytest.fixture(autouse=True)
+def restored_threads():
+    yield
+    with_threads(0)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_bits_are_the_same_on_one_thread_and_on_three(cpu_target, name):
+    kernel, inputs = CASES[name]
+    assert "T.parallel" in final_form(kernel, cpu_target).script()
+    results = []
+    for threads in (1, 3):
+        with_threads(threads)
+        results.append(run_kernel(kernel, cpu_target, "final", *inputs))
+    for one, several in zip(*results, strict=True):
+        np.testing.assert_array_equal(one, several)

@@ -16,7 +16,7 @@ MODELS = {
 }
 OPTIMIZERS = {
     "sgd": {"learning_rate": 0.2, "momentum": 0.9, "wd": 1e-3},
-    "adam": {"learning_rate": 0.01, "wd": 1e-3},
+    "adam": {"learning_rate": 0.004, "wd": 1e-3},
 }
 CASES = [(model, optimizer) for model in MODELS for optimizer in OPTIMIZERS]
 

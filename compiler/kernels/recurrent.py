@@ -3,8 +3,8 @@
 Shapes: X [T, N, I], states [N, H], weights [G H, I] and [G H, H], biases [G H], sequences of states [T, N, H]; G is the
 number of gates. Sequences are in order of time also where the layer runs in ``reverse``.
 
-On a CPU the loop is one kernel (``time_loop.py``). Elsewhere it is unrolled into products and elementwise operators,
-which any target can schedule.
+On a CPU the loop is one kernel (``time_loop.py``). Elsewhere it is a product and one kernel for each time
+(``time_steps.py``), which any target can schedule.
 """
 
 from __future__ import annotations
@@ -14,10 +14,12 @@ from typing import Any
 
 from tvm import relax
 
-from bucketmod.compiler.kernels.cells import GRU, LSTM, RNN, Cell, Maths, States
+from bucketmod.compiler.kernels.cells import GRU, LSTM, RNN, Cell
 from bucketmod.compiler.kernels.emit import emit_kernel
 from bucketmod.compiler.kernels.gemm import Gemm
+from bucketmod.compiler.kernels.reduction import ColumnSum
 from bucketmod.compiler.kernels.time_loop import BackwardLoop, ForwardLoop
+from bucketmod.compiler.kernels.time_steps import NOWHERE, BackwardStep, ForwardStep, StepCalls
 
 Expr = Any  # a Relax expression
 op = relax.op
@@ -82,7 +84,7 @@ def _forward(
     loop = ForwardLoop(cell, steps, batch, hidden, reverse, training)
     if context.target.cpu is not None:
         return emit_kernel(context, loop, [projected, wh, bh, *states])
-    return _Unrolled(context, loop).forward(projected, wh, bh, states)
+    return _forward_steps(context, loop, projected, wh, bh, states)
 
 
 def _backward(
@@ -99,7 +101,7 @@ def _backward(
         outputs = emit_kernel(context, loop, [values[name] for name in loop.input_names])
         found = dict(zip(loop.output_names, outputs, strict=True))
     else:
-        found = _Unrolled(context, loop).backward(values)
+        found = _backward_steps(context, loop, values)
     inputs, products = found["dX"], found.get("dP", found["dX"])
     rows, gates = steps * batch, cell.gates * hidden
 
@@ -126,109 +128,49 @@ def _backward(
     return results
 
 
-class _Unrolled:
-    """The loops as operators on whole tensors, one step after the other."""
+def _forward_steps(
+    context: Any, loop: ForwardLoop, projected: Expr, wh: Expr, bh: Expr, states: list[Expr]
+) -> list[Expr]:
+    """The loop as a product and a step for each time."""
+    cell = loop.cell
+    product = Gemm(loop.batch, loop.hidden, cell.gates * loop.hidden, trans_b=True, bias=True)
+    step = StepCalls(context, ForwardStep(loop))
+    x = context.bb.emit(op.reshape(projected, (loop.steps, loop.batch, cell.gates * loop.hidden)))
+    for time in _times(loop):
+        (p,) = emit_kernel(context, product, [states[0], wh, bh])
+        states = step.at([time], {"X": x, "p": p, **dict(zip(("h", "c"), states, strict=False))})
+    y, *kept = step.sequences.values()
+    return [y, *states, *kept]
 
-    def __init__(self, context: Any, loop: ForwardLoop | BackwardLoop):
-        self.context, self.loop, self.cell = context, loop, loop.cell
-        times = range(loop.steps)
-        self.times = list(reversed(times)) if loop.reverse else list(times)
-        zero = relax.const(0.0, "float32")
 
-        def where_positive(x: Expr, y: Expr) -> Expr:
-            return op.where(op.greater(x, zero), y, op.multiply(y, zero))
+def _backward_steps(context: Any, loop: BackwardLoop, values: dict[str, Expr]) -> dict[str, Expr]:
+    """The same backward; returns what the loop returns, by name."""
+    cell, bb = loop.cell, context.bb
+    product = Gemm(loop.batch, cell.gates * loop.hidden, loop.hidden)
+    step = StepCalls(context, BackwardStep(loop))
+    zeros = bb.emit(op.zeros((loop.batch, loop.hidden), "float32"))
+    dh, dc = (values[name] if values[name] is not None else zeros for name in ("dhn", "dcn"))
+    times = [NOWHERE, *_times(loop)]
+    for index in range(loop.steps, 0, -1):
+        made = step.at([times[index], times[index - 1]], {**values, "dh": dh, "dc": dc})
+        found = dict(zip(step.step.makes, made, strict=True))
+        dc = found.get("dc", dc)
+        if index > 1 or loop.wants_h0:
+            (dh,) = emit_kernel(context, product, [found["dp"], values["W"]])
+            dh = bb.emit(op.add(dh, found["dh"])) if "dh" in found else dh
+    results = {**step.sequences, "dh0": dh, "dc0": dc}
+    for sequence, bias in (("dX", "dbias"), ("dP", "dbias_products")):
+        if sequence in results:
+            columns = cell.gates * loop.hidden
+            (results[bias],) = emit_kernel(context, ColumnSum(loop.steps * loop.batch, columns), [results[sequence]])
+    return results
 
-        self.maths = Maths(op.sigmoid, op.tanh, op.nn.relu, where_positive, self.emit)
 
-    def emit(self, expr: Expr) -> Expr:
-        return self.context.bb.emit(expr)
-
-    def at(self, sequence: Expr, time: int) -> Expr:
-        """The [N, columns] of one time."""
-        steps, batch = self.loop.steps, self.loop.batch
-        columns = _size(sequence) // (steps * batch)
-        flat = self.emit(op.reshape(sequence, (steps, batch * columns)))
-        part = self.emit(op.strided_slice(flat, axes=[0], begin=[time], end=[time + 1]))
-        return self.emit(op.reshape(part, (batch, columns)))
-
-    def split(self, x: Expr, parts: int) -> list[Expr]:
-        if parts == 1:
-            return [x]
-        hidden = self.loop.hidden
-        return [
-            self.emit(op.strided_slice(x, axes=[1], begin=[i * hidden], end=[(i + 1) * hidden])) for i in range(parts)
-        ]
-
-    def join(self, parts: Sequence[Expr], axis: int) -> Expr:
-        return self.emit(op.concat(list(parts), axis=axis)) if len(parts) > 1 else parts[0]
-
-    def sequence(self, by_time: dict[int, Expr]) -> Expr:
-        steps, batch = self.loop.steps, self.loop.batch
-        joined = self.join([by_time[time] for time in range(steps)], axis=0)
-        return self.emit(op.reshape(joined, (steps, batch, _size(joined) // (steps * batch))))
-
-    def forward(self, projected: Expr, wh: Expr, bh: Expr, states: list[Expr]) -> list[Expr]:
-        loop, cell = self.loop, self.cell
-        hidden, state = states[0], states[1] if cell.has_cell else None
-        y, gates, cells = {}, {}, {}
-        product = Gemm(loop.batch, loop.hidden, cell.gates * loop.hidden, trans_b=True, bias=True)
-        for time in self.times:
-            (p,) = emit_kernel(self.context, product, [hidden, wh, bh])
-            x, p = self.split(self.at(projected, time), cell.gates), self.split(p, cell.gates)
-            p = [p[i] if i in cell.apart else self.emit(op.add(x[i], p[i])) for i in range(cell.gates)]
-            step = cell.forward(self.maths, x, p, hidden, state)
-            hidden, state = step.hidden, step.cell
-            y[time], cells[time], gates[time] = hidden, state, self.join(step.saved, 1) if step.saved else None
-        results = [self.sequence(y), hidden] + ([state] if cell.has_cell else [])
-        if isinstance(loop, ForwardLoop) and loop.training:
-            results += [self.sequence(gates)] if cell.saved else []
-            results += [self.sequence(cells)] if cell.has_cell else []
-        return results
-
-    def backward(self, values: dict[str, Expr]) -> dict[str, Expr]:
-        loop, cell = self.loop, self.cell
-        product = Gemm(loop.batch, cell.gates * loop.hidden, loop.hidden)
-        zeros = self.emit(op.zeros((loop.batch, loop.hidden), "float32"))
-        dh = values["dhn"] if values["dhn"] is not None else zeros
-        dc = values["dcn"] if values["dcn"] is not None else zeros
-        inputs, products = {}, {}
-        for index in reversed(range(loop.steps)):
-            time = self.times[index]
-            if values["dY"] is not None:
-                dh = self.emit(op.add(dh, self.at(values["dY"], time)))
-            saved = self.split(self.at(values["gates"], time), cell.saved) if cell.saved else []
-            step = cell.backward(self.maths, dh, dc, saved, self.states(values, index))
-            inputs[time], products[time] = self.join(step.inputs, 1), self.join(step.products, 1)
-            if index or getattr(loop, "wants_h0", False):
-                (dh,) = emit_kernel(self.context, product, [products[time], values["W"]])
-                dh = self.emit(op.add(dh, step.hidden)) if step.hidden is not None else dh
-            dc = self.emit(step.cell) if step.cell is not None else dc
-        found = {"dX": self.sequence(inputs), "dh0": dh, "dc0": dc}
-        found["dbias"] = self.emit(op.sum(found["dX"], axis=[0, 1]))
-        if cell.apart:
-            found["dP"] = self.sequence(products)
-            found["dbias_products"] = self.emit(op.sum(found["dP"], axis=[0, 1]))
-        return found
-
-    def states(self, values: dict[str, Expr], index: int) -> States:
-        time, reads, states = self.times[index], self.cell.reads, States()
-        if "cell" in reads:
-            states.cell = self.at(values["cells"], time)
-        if "hidden" in reads:
-            states.hidden = self.at(values["Y"], time)
-        for name, sequence, initial in (("cell_before", "cells", "c0"), ("hidden_before", "Y", "h0")):
-            if name in reads:
-                state = self.at(values[sequence], self.times[index - 1]) if index else values[initial]
-                setattr(states, name, state)
-        return states
+def _times(loop: ForwardLoop | BackwardLoop) -> list[int]:
+    """In the order in which the layer runs."""
+    times = list(range(loop.steps))
+    return times[::-1] if loop.reverse else times
 
 
 def _shape(expr: Expr) -> tuple[int, ...]:
     return tuple(int(d) for d in expr.ty.shape)
-
-
-def _size(expr: Expr) -> int:
-    size = 1
-    for d in _shape(expr):
-        size *= d
-    return size

@@ -104,8 +104,7 @@ class Gemm(Kernel):
 
 @dataclass(frozen=True)
 class Segment:
-    """``count`` equal parts of a dimension, each of ``size``; their numbers begin at ``start``, their places at ``first``.
-    """
+    """``count`` equal parts of a dimension, each of ``size``: the part numbered ``start`` begins at ``first``."""
 
     start: int
     count: int

@@ -1,8 +1,8 @@
 """The time loop of a recurrent layer as one kernel, forward and backward, tuned for CPUs.
 
 Each step is a small matrix product and the equations of the cell on its result while that is in the first cache. The
-unit of parallel work inside a step is a tile: some rows of the batch by one vector of hidden units, with all gates of
-these units, so that the equations need nothing from other tiles. The recurrent weight is packed once a call.
+unit of parallel work inside a step is a tile: some rows of the batch by one or two vectors of hidden units, with all
+gates of these units, so that the equations need nothing from other tiles. The recurrent weight is packed once a call.
 
 Everything that does not depend on the state (x Wi, and the gradients of the input and of the weights) is left to large
 products outside of the loop: ``recurrent.py`` puts these together.
@@ -10,9 +10,10 @@ products outside of the loop: ``recurrent.py`` puts these together.
 
 from __future__ import annotations
 
+import functools
 import itertools
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ from tvm.tirx.script import builder as T
 from bucketmod.compiler.kernels import emission as emit
 from bucketmod.compiler.kernels import math
 from bucketmod.compiler.kernels.cells import Cell, Maths, States
+from bucketmod.compiler.kernels.gemm import most_rows
 from bucketmod.compiler.kernels.kernel import Kernel, TensorShape
 
 if TYPE_CHECKING:
@@ -31,8 +33,6 @@ Expr = Any
 
 # A parallel region costs about 3 us; below this many floating point operations a step is faster on one thread.
 _MIN_PARALLEL_FLOPS = 1e6
-# More rows than this save no loads: each row needs its own, however many share those of the weight.
-_MOST_ROWS = 16
 
 
 @dataclass(frozen=True)
@@ -100,10 +100,10 @@ class ForwardLoop(TimeLoop):
 
     def scratch(self, cpu: CpuFeatures) -> list[TensorShape]:
         """The packed weight, and the hidden state before and after a step, padded to whole vectors."""
-        t = Tiling.forward(self, cpu)
+        t = Tiling.of(self, cpu, self.cell.gates)
         return [
-            self._tensor(t.blocks, self.hidden, self.cell.gates * t.lanes),
-            self._tensor(2, self.batch, t.blocks * t.lanes),
+            self._tensor(t.units, self.hidden, self.cell.gates * t.lanes),
+            self._tensor(2, self.batch, t.units * t.lanes),
         ]
 
     def tuned(self, cpu: CpuFeatures) -> Any:
@@ -113,7 +113,7 @@ class ForwardLoop(TimeLoop):
             names += ["gates"] * bool(self.cell.saved) + ["cells"] * self.cell.has_cell
         names += ["packed", "state"]
         arguments = dict(zip(names, [*self.inputs, *self.outputs, *self.scratch(cpu)], strict=True))
-        tiling = Tiling.forward(self, cpu)
+        tiling = Tiling.of(self, cpu, self.cell.gates)
         return emit.build_named(self.name, arguments, lambda buffers: _ForwardEmitter(self, tiling, buffers).run())
 
 
@@ -164,54 +164,53 @@ class BackwardLoop(TimeLoop):
 
     def scratch(self, cpu: CpuFeatures) -> list[TensorShape]:
         """The packed weight, sums for the bias of each row of tiles, and the state's gradient besides the product."""
-        t = Tiling.backward(self, cpu)
+        t = Tiling.of(self, cpu, 1)
         sums = self.cell.gates * (2 if self.cell.apart else 1)
         shapes = [
-            self._tensor(t.blocks, self.cell.gates * self.hidden, t.lanes),
-            self._tensor(t.tiles, sums, t.blocks * t.lanes),
+            self._tensor(t.units, self.cell.gates * self.hidden, t.lanes),
+            self._tensor(t.tiles, sums, t.units * t.lanes),
         ]
-        return shapes + ([self._tensor(self.batch, t.blocks * t.lanes)] if self.cell.apart else [])
+        return shapes + ([self._tensor(self.batch, t.units * t.lanes)] if self.cell.apart else [])
 
     def tuned(self, cpu: CpuFeatures) -> Any:
         names = [*self.input_names, *self.output_names, "packed", "sums"] + ["carry"] * bool(self.cell.apart)
         arguments = dict(zip(names, [*self.inputs, *self.outputs, *self.scratch(cpu)], strict=True))
-        tiling = Tiling.backward(self, cpu)
+        tiling = Tiling.of(self, cpu, 1)
         return emit.build_named(self.name, arguments, lambda buffers: _BackwardEmitter(self, tiling, buffers).run())
 
 
 @dataclass(frozen=True)
 class Tiling:
-    """``blocks`` of one vector of hidden units by ``tiles`` of ``rows`` rows of the batch, the last maybe lower."""
+    """``units``: vectors of ``lanes`` hidden units. A tile has ``width`` of them, maybe fewer in the last column of
+    tiles. A column has ``tiles`` tiles of ``rows`` rows of the batch; the last ``short`` of them have one row less.
+    """
 
     lanes: int
-    blocks: int
+    units: int
+    width: int
     rows: int
     tiles: int
+    short: int
     parallel: bool
 
     @classmethod
-    def forward(cls, loop: TimeLoop, cpu: CpuFeatures) -> Tiling:
-        return cls._make(loop, cpu, loop.cell.gates)
-
-    @classmethod
-    def backward(cls, loop: TimeLoop, cpu: CpuFeatures) -> Tiling:
-        return cls._make(loop, cpu, 1)
-
-    @classmethod
-    def _make(cls, loop: TimeLoop, cpu: CpuFeatures, vectors: int) -> Tiling:
-        """The tile's sums fill the registers, but for one operand of the smaller side of the tile and one to load."""
-        most = max(
-            rows for rows in range(1, _MOST_ROWS + 1) if rows * vectors + min(rows, vectors) + 1 <= cpu.registers
-        )
-        tiles = -(-loop.batch // most)
+    def of(cls, loop: TimeLoop, cpu: CpuFeatures, gates: int) -> Tiling:
+        """The tiling for a step that computes ``gates`` sums for each hidden unit."""
+        units = -(-loop.hidden // cpu.lanes)
+        width = min(units, 2 if gates == 1 else 1)  # with a single vector there would be a load for each multiply-add
+        tiles = -(-loop.batch // most_rows(gates * width, cpu.registers))
         rows = -(-loop.batch // tiles)
         flops = 2 * loop.batch * loop.cell.gates * loop.hidden**2
-        blocks = -(-loop.hidden // cpu.lanes)
-        return cls(cpu.lanes, blocks, rows, -(-loop.batch // rows), flops >= _MIN_PARALLEL_FLOPS)
+        return cls(cpu.lanes, units, width, rows, tiles, tiles * rows - loop.batch, flops >= _MIN_PARALLEL_FLOPS)
+
+    @property
+    def blocks(self) -> int:
+        """Columns of tiles."""
+        return -(-self.units // self.width)
 
 
 class _Emitter:
-    """What both directions share: loops, packing, tiles, loads and stores of hidden units."""
+    """What both directions share: loops over tiles, loads and stores of hidden units."""
 
     def __init__(self, loop: TimeLoop, tiling: Tiling, buffers: dict[str, Any]):
         self.loop, self.cell, self.tiling, self.buffers = loop, loop.cell, tiling, buffers
@@ -221,139 +220,141 @@ class _Emitter:
     def parallel(self, extent: Expr) -> Any:
         return (T.parallel if self.tiling.parallel else T.serial)(extent)
 
-    def width(self, block: Expr) -> Expr | None:
-        """How many units of a block exist; None where all blocks are full."""
-        return self.loop.hidden - block * self.lanes if self.loop.hidden % self.lanes else None
+    def width(self, unit: Expr) -> Expr | None:
+        """How many lanes of a vector of units exist; None where all vectors are full."""
+        return self.loop.hidden - unit * self.lanes if self.loop.hidden % self.lanes else None
 
-    def load(self, name: str, *indices: Expr, block: Expr, array: int = 0) -> Expr:
-        """The units of ``block`` in array ``array`` of those that stand side by side along the last axis."""
-        at = array * self.loop.hidden + block * self.lanes
-        return emit.load(self.buffers[name], *indices, at, lanes=self.lanes, width=self.width(block))
+    def load(self, name: str, *indices: Expr, unit: Expr, array: int = 0) -> Expr:
+        """A vector of units in array ``array`` of those that stand side by side along the last axis."""
+        at = array * self.loop.hidden + unit * self.lanes
+        return emit.load(self.buffers[name], *indices, at, lanes=self.lanes, width=self.width(unit))
 
-    def store(self, name: str, value: Expr, *indices: Expr, block: Expr, array: int = 0) -> None:
-        at = array * self.loop.hidden + block * self.lanes
-        emit.store(self.buffers[name], value, *indices, at, lanes=self.lanes, width=self.width(block))
+    def store(self, name: str, value: Expr, *indices: Expr, unit: Expr, array: int = 0) -> None:
+        at = array * self.loop.hidden + unit * self.lanes
+        emit.store(self.buffers[name], value, *indices, at, lanes=self.lanes, width=self.width(unit))
 
-    def load_padded(self, name: str, *indices: Expr, block: Expr) -> Expr:
-        return emit.load(self.buffers[name], *indices, block * self.lanes, lanes=self.lanes)
+    def load_padded(self, name: str, *indices: Expr, unit: Expr) -> Expr:
+        return emit.load(self.buffers[name], *indices, unit * self.lanes, lanes=self.lanes)
 
-    def store_padded(self, name: str, value: Expr, *indices: Expr, block: Expr) -> None:
-        emit.store(self.buffers[name], value, *indices, block * self.lanes, lanes=self.lanes)
+    def store_padded(self, name: str, value: Expr, *indices: Expr, unit: Expr) -> None:
+        emit.store(self.buffers[name], value, *indices, unit * self.lanes, lanes=self.lanes)
 
-    def each_vector(self, body: Callable[[Expr, Expr], None]) -> None:
-        """``body(row, block)`` for all of a state [N, H]."""
-        with T.serial(self.loop.batch) as row, T.serial(self.tiling.blocks) as block:
-            body(row, block)
+    @contextmanager
+    def each_vector(self) -> Iterator[tuple[Expr, Expr]]:
+        """Row and unit for all of a state [N, H]."""
+        with T.serial(self.loop.batch) as row, T.serial(self.tiling.units) as unit:
+            yield row, unit
 
-    def each_tile(self, body: Callable[[Expr, Expr, int], None]) -> None:
-        """``body(block, tile, rows)`` in parallel; tiles of one block follow each other and share its weights."""
+    def each_tile(self, body: Callable[[Expr, int, Expr, int], None]) -> None:
+        """``body(first unit, width, tile, rows)`` in parallel; neighbouring tiles share the weights of a column."""
         t = self.tiling
-        last = self.loop.batch - (t.tiles - 1) * t.rows
+        last_width = t.units - (t.blocks - 1) * t.width
         with self.parallel(t.blocks * t.tiles) as task:
-            block, tile = T.bind(task // t.tiles), T.bind(task % t.tiles)
-            if last == t.rows:
-                body(block, tile, t.rows)
-                return
-            with T.If(tile < t.tiles - 1):
-                with T.Then():
-                    body(block, tile, t.rows)
-                with T.Else():
-                    body(block, tile, last)
+            unit, tile = T.bind(task // t.tiles * t.width), T.bind(task % t.tiles)
+            for width in sorted({t.width, last_width}, reverse=True):
+                for rows in (t.rows, t.rows - 1)[: 1 + bool(t.short)]:
+                    conditions = []
+                    if last_width != t.width:
+                        conditions.append(unit + t.width <= t.units if width == t.width else unit + t.width > t.units)
+                    if t.short:
+                        conditions.append(tile < t.tiles - t.short if rows == t.rows else tile >= t.tiles - t.short)
+                    _when(conditions, functools.partial(body, unit, width, tile, rows))
 
-    def spill(self, sums: dict[tuple[int, int], emit.Register], vectors: int) -> list[Any]:
-        """Puts the sums into memory, one buffer a vector, so that the equations are emitted once for all rows."""
-        rows = len(sums) // vectors
-        buffers = [emit.scratch(rows * self.lanes) for _ in range(vectors)]
-        for (row, v), total in sums.items():
-            emit.store(buffers[v], total.value, row * self.lanes, lanes=self.lanes)
+    def first_row(self, tile: Expr) -> Expr:
+        t = self.tiling
+        return T.bind(tile * t.rows - T.max(tile - (t.tiles - t.short), 0) if t.short else tile * t.rows)
+
+    def spill(self, sums: dict[tuple[int, int], emit.Register], rows: int, gates: int) -> list[Any]:
+        """Puts the sums into memory, one buffer [unit, row] a gate, so that the equations are emitted only once."""
+        width = len(sums) // rows // gates
+        buffers = [emit.scratch(width * rows * self.lanes) for _ in range(gates)]
+        for (row, column), total in sums.items():
+            v, gate = divmod(column, gates)
+            emit.store(buffers[gate], total.value, (v * rows + row) * self.lanes, lanes=self.lanes)
         return buffers
+
+    def spilled(self, buffer: Any, v: Expr, row: Expr, rows: int) -> Expr:
+        return emit.load(buffer, (v * rows + row) * self.lanes, lanes=self.lanes)
 
 
 class _ForwardEmitter(_Emitter):
+    loop: ForwardLoop
+
     def run(self) -> None:
         loop = self.loop
-        with self.parallel(self.tiling.blocks) as block:
-            self.pack(block)
-        self.each_vector(self.copy_initial)
+        with self.parallel(self.tiling.units) as unit:
+            self.pack(unit)
+        with self.each_vector() as (row, unit):
+            # c_n holds the cell state while the loop runs: each tile reads and writes its own part of it.
+            self.store_padded("state", self.load("h0", row, unit=unit), 0, row, unit=unit)
+            if self.cell.has_cell:
+                self.store("cn", self.load("c0", row, unit=unit), row, unit=unit)
         with T.serial(loop.steps) as step:
             self.time = T.bind(loop.steps - 1 - step if loop.reverse else step)
             self.old = T.bind(step % 2)
             self.each_tile(self.tile)
-        self.each_vector(
-            lambda row, block: self.store(
-                "hn", self.load_padded("state", loop.steps % 2, row, block=block), row, block=block
-            )
-        )
+        with self.each_vector() as (row, unit):
+            self.store("hn", self.load_padded("state", loop.steps % 2, row, unit=unit), row, unit=unit)
 
-    def copy_initial(self, row: Expr, block: Expr) -> None:
-        """c_n holds the cell state while the loop runs: each tile reads and writes its own part of it."""
-        self.store_padded("state", self.load("h0", row, block=block), 0, row, block=block)
-        if self.cell.has_cell:
-            self.store("cn", self.load("c0", row, block=block), row, block=block)
-
-    def pack(self, block: Expr) -> None:
-        """Packed weight: [block, k, gate, unit]."""
+    def pack(self, unit: Expr) -> None:
+        """Packed weight: [unit, k, gate, lane]."""
         hidden, lanes = self.loop.hidden, self.lanes
-        full = hidden // lanes
+        full, rest = divmod(hidden, lanes)
 
         def copy(gate: int, width: int) -> None:
-            def source(unit: int, k: Expr, count: int) -> Expr:
-                row = gate * hidden + block * lanes + unit
-                return emit.load(self.buffers["W"], row, k, lanes=lanes, width=count)
+            def source(lane: int, k: Expr, count: int) -> Expr:
+                return emit.load(self.buffers["W"], gate * hidden + unit * lanes + lane, k, lanes=lanes, width=count)
 
             def target(k: Expr, value: Expr) -> None:
-                emit.store(self.buffers["packed"], value, block, k, gate * lanes, lanes=lanes)
+                emit.store(self.buffers["packed"], value, unit, k, gate * lanes, lanes=lanes)
 
             emit.copy_transposed(source, target, hidden, width, lanes)
 
         for gate in range(self.cell.gates):
             if full:
-                with T.If(block < full), T.Then():
-                    copy(gate, lanes)
-            if hidden % lanes:
-                with T.If(block == full), T.Then():
-                    copy(gate, hidden % lanes)
+                _when([unit < full] if rest else [], functools.partial(copy, gate, lanes))
+            if rest:
+                _when([unit == full], functools.partial(copy, gate, rest))
 
-    def tile(self, block: Expr, tile: Expr, rows: int) -> None:
-        cell, lanes = self.cell, self.lanes
-        first = T.bind(tile * self.tiling.rows)
-        sums = {at: emit.Register(lanes) for at in itertools.product(range(rows), range(cell.gates))}
-        for (row, gate), total in sums.items():
-            bias = emit.load(
-                self.buffers["bias"], gate * self.loop.hidden + block * lanes, lanes=lanes, width=self.width(block)
-            )
+    def tile(self, first_unit: Expr, width: int, tile: Expr, rows: int) -> None:
+        cell, lanes, gates = self.cell, self.lanes, self.cell.gates
+        first = self.first_row(tile)
+        sums = {at: emit.Register(lanes) for at in itertools.product(range(rows), range(width * gates))}
+        for (row, column), total in sums.items():
+            v, gate = divmod(column, gates)
+            start = self.load("bias", unit=first_unit + v, array=gate)
             if gate not in cell.apart:
-                bias = bias + self.load("X", self.time, first + row, block=block, array=gate)
-            total.value = bias
-        emit.multiply(
-            sums,
-            self.loop.hidden,
-            lambda row, k: self.buffers["state"][self.old, first + row, k],
-            lambda gate, k: emit.load(self.buffers["packed"], block, k, gate * lanes, lanes=lanes),
-        )
-        products = self.spill(sums, cell.gates)
-        with T.serial(rows) as row:
-            self.equations(block, T.bind(first + row), [emit.load(p, row * lanes, lanes=lanes) for p in products])
+                start = start + self.load("X", self.time, first + row, unit=first_unit + v, array=gate)
+            total.value = start
 
-    def equations(self, block: Expr, row: Expr, products: list[Expr]) -> None:
+        def weight(column: int, k: Expr) -> Expr:
+            v, gate = divmod(column, gates)
+            return emit.load(self.buffers["packed"], first_unit + v, k, gate * lanes, lanes=lanes)
+
+        emit.multiply(sums, self.loop.hidden, lambda row, k: self.buffers["state"][self.old, first + row, k], weight)
+        buffers = self.spill(sums, rows, gates)
+        with T.serial(width) as v, T.serial(rows) as row:
+            products = [self.spilled(buffer, v, row, rows) for buffer in buffers]
+            self.equations(T.bind(first_unit + v), T.bind(first + row), products)
+
+    def equations(self, unit: Expr, row: Expr, products: list[Expr]) -> None:
         cell = self.cell
-        x = {gate: self.load("X", self.time, row, block=block, array=gate) for gate in cell.apart}
         step = cell.forward(
             self.maths,
-            x,
+            {gate: self.load("X", self.time, row, unit=unit, array=gate) for gate in cell.apart},
             products,
-            self.load_padded("state", self.old, row, block=block),
-            self.load("cn", row, block=block) if cell.has_cell else None,
+            self.load_padded("state", self.old, row, unit=unit),
+            self.load("cn", row, unit=unit) if cell.has_cell else None,
         )
-        self.store_padded("state", step.hidden, 1 - self.old, row, block=block)
-        self.store("Y", step.hidden, self.time, row, block=block)
+        self.store_padded("state", step.hidden, 1 - self.old, row, unit=unit)
+        self.store("Y", step.hidden, self.time, row, unit=unit)
         if cell.has_cell:
-            self.store("cn", step.cell, row, block=block)
-        if self.loop.training:  # type: ignore[attr-defined]
+            self.store("cn", step.cell, row, unit=unit)
+        if self.loop.training:
             for array, value in enumerate(step.saved):
-                self.store("gates", value, self.time, row, block=block, array=array)
+                self.store("gates", value, self.time, row, unit=unit, array=array)
             if cell.has_cell:
-                self.store("cells", step.cell, self.time, row, block=block)
+                self.store("cells", step.cell, self.time, row, unit=unit)
 
 
 class _BackwardEmitter(_Emitter):
@@ -361,130 +362,143 @@ class _BackwardEmitter(_Emitter):
 
     def run(self) -> None:
         """Step s multiplies the gate gradients of the step before it by Wh; with dh0 wanted there is one more step."""
-        loop = self.loop
+        loop, zeros = self.loop, emit.splat(0.0, self.lanes)
         self.names = ["dX", "dP"] if self.cell.apart else ["dX"]
-        with self.parallel(self.tiling.blocks) as block:
-            self.pack(block)
-        self.each_vector(self.copy_initial)
+        with self.parallel(self.tiling.units) as unit:
+            self.pack(unit)
+        with self.each_vector() as (row, unit):
+            # dc0 holds the gradient of the cell state while the loop runs.
+            if self.cell.has_cell:
+                given = "dcn" in self.buffers
+                self.store("dc0", self.load("dcn", row, unit=unit) if given else zeros, row, unit=unit)
+            if self.cell.apart:
+                self.store_padded("carry", zeros, row, unit=unit)
         with T.serial(loop.steps + loop.wants_h0) as step:
             self.step = step
             self.time = T.bind(step if loop.reverse else loop.steps - 1 - step)
             self.each_tile(self.tile)
-        with T.serial(self.tiling.blocks) as block:
-            self.sum_bias(block)
+        with T.serial(self.tiling.units) as unit:
+            self.sum_bias(unit)
 
-    def copy_initial(self, row: Expr, block: Expr) -> None:
-        """dc0 holds the gradient of the cell state while the loop runs."""
-        zeros = emit.splat(0.0, self.lanes)
-        if self.cell.has_cell:
-            self.store("dc0", self.load("dcn", row, block=block) if "dcn" in self.buffers else zeros, row, block=block)
-        if self.cell.apart:
-            self.store_padded("carry", zeros, row, block=block)
-
-    def pack(self, block: Expr) -> None:
-        """Packed weight: [block, k, unit] with k along all gates."""
+    def pack(self, unit: Expr) -> None:
+        """Packed weight: [unit, k, lane] with k along all gates."""
         with T.serial(self.cell.gates * self.loop.hidden) as k:
-            emit.store(self.buffers["packed"], self.load("W", k, block=block), block, k, 0, lanes=self.lanes)
+            emit.store(self.buffers["packed"], self.load("W", k, unit=unit), unit, k, 0, lanes=self.lanes)
 
-    def tile(self, block: Expr, tile: Expr, rows: int) -> None:
-        lanes = self.lanes
-        first = T.bind(tile * self.tiling.rows)
-        sums = {(row, 0): emit.Register(lanes) for row in range(rows)}
+    def tile(self, first_unit: Expr, width: int, tile: Expr, rows: int) -> None:
+        first = self.first_row(tile)
+        sums = {at: emit.Register(self.lanes) for at in itertools.product(range(rows), range(width))}
         with T.If(self.step == 0):
             with T.Then():
-                for (row, _), total in sums.items():
+                for (row, v), total in sums.items():
                     given = "dhn" in self.buffers
-                    total.value = self.load("dhn", first + row, block=block) if given else emit.splat(0.0, lanes)
+                    dhn = self.load("dhn", first + row, unit=first_unit + v) if given else emit.splat(0.0, self.lanes)
+                    total.value = dhn
             with T.Else():
-                for total in sums.values():
-                    total.value = emit.splat(0.0, lanes)
-                after = T.bind(self.time - 1 if self.loop.reverse else self.time + 1)
-                gradient = self.buffers[self.names[-1]]
-                emit.multiply(
-                    sums,
-                    self.cell.gates * self.loop.hidden,
-                    lambda row, k: gradient[after, first + row, k],
-                    lambda _, k: emit.load(self.buffers["packed"], block, k, 0, lanes=lanes),
-                )
-        (product,) = self.spill(sums, 1)
-        if not self.loop.wants_h0:
-            self.equations_of_rows(block, tile, first, rows, product)
-            return
-        with T.If(self.step < self.loop.steps):
-            with T.Then():
-                self.equations_of_rows(block, tile, first, rows, product)
-            with T.Else(), T.serial(rows) as row:
-                dh0 = self.state_gradient(block, first + row, emit.load(product, row * lanes, lanes=lanes))
-                self.store("dh0", dh0, first + row, block=block)
+                self.product(sums, first_unit, first)
+        (buffer,) = self.spill(sums, rows, 1)
+        with T.serial(width) as v:
+            unit = T.bind(first_unit + v)
+            if not self.loop.wants_h0:
+                self.equations_of_rows(unit, tile, first, rows, lambda row: self.spilled(buffer, v, row, rows))
+                return
+            with T.If(self.step < self.loop.steps):
+                with T.Then():
+                    self.equations_of_rows(unit, tile, first, rows, lambda row: self.spilled(buffer, v, row, rows))
+                with T.Else(), T.serial(rows) as row:
+                    dh0 = self.state_gradient(unit, first + row, self.spilled(buffer, v, row, rows))
+                    self.store("dh0", dh0, first + row, unit=unit)
 
-    def state_gradient(self, block: Expr, row: Expr, product: Expr) -> Expr:
-        return product + self.load_padded("carry", row, block=block) if self.cell.apart else product
+    def product(self, sums: dict[tuple[int, int], emit.Register], first_unit: Expr, first: Expr) -> None:
+        """The gate gradients of the step before this one, which is the time after it, times Wh."""
+        for total in sums.values():
+            total.value = emit.splat(0.0, self.lanes)
+        after = T.bind(self.time - 1 if self.loop.reverse else self.time + 1)
+        gradient = self.buffers[self.names[-1]]
+        emit.multiply(
+            sums,
+            self.cell.gates * self.loop.hidden,
+            lambda row, k: gradient[after, first + row, k],
+            lambda v, k: emit.load(self.buffers["packed"], first_unit + v, k, 0, lanes=self.lanes),
+        )
 
-    def equations_of_rows(self, block: Expr, tile: Expr, first: Expr, rows: int, product: Any) -> None:
+    def state_gradient(self, unit: Expr, row: Expr, product: Expr) -> Expr:
+        return product + self.load_padded("carry", row, unit=unit) if self.cell.apart else product
+
+    def equations_of_rows(
+        self, unit: Expr, tile: Expr, first: Expr, rows: int, product: Callable[[Expr], Expr]
+    ) -> None:
         """The equations for each row, and the sums over rows for the bias."""
-        lanes = self.lanes
-        sums = [emit.Register(lanes) for _ in self.names for _ in range(self.cell.gates)]
+        sums = [emit.Register(self.lanes) for _ in self.names for _ in range(self.cell.gates)]
         with T.If(self.step == 0):
             with T.Then():
                 for total in sums:
-                    total.value = emit.splat(0.0, lanes)
+                    total.value = emit.splat(0.0, self.lanes)
             with T.Else():
                 for i, total in enumerate(sums):
-                    total.value = self.load_padded("sums", tile, i, block=block)
+                    total.value = self.load_padded("sums", tile, i, unit=unit)
         with T.serial(rows) as row:
-            dh = self.state_gradient(block, first + row, emit.load(product, row * lanes, lanes=lanes))
-            self.equations(block, T.bind(first + row), dh, sums)
+            dh = self.state_gradient(unit, first + row, product(row))
+            self.equations(unit, T.bind(first + row), dh, sums)
         for i, total in enumerate(sums):
-            self.store_padded("sums", total.value, tile, i, block=block)
+            self.store_padded("sums", total.value, tile, i, unit=unit)
 
-    def equations(self, block: Expr, row: Expr, dh: Expr, sums: list[emit.Register]) -> None:
+    def equations(self, unit: Expr, row: Expr, dh: Expr, sums: list[emit.Register]) -> None:
         cell, at = self.cell, (self.time, row)
         if "dY" in self.buffers:
-            dh = dh + self.load("dY", *at, block=block)
-        saved = [emit.let(self.load("gates", *at, block=block, array=i)) for i in range(cell.saved)]
-        dc = self.load("dc0", row, block=block) if cell.has_cell else None
-        result = cell.backward(self.maths, emit.let(dh), dc, saved, self.states(block, row))
+            dh = dh + self.load("dY", *at, unit=unit)
+        saved = [emit.let(self.load("gates", *at, unit=unit, array=i)) for i in range(cell.saved)]
+        dc = self.load("dc0", row, unit=unit) if cell.has_cell else None
+        result = cell.backward(self.maths, emit.let(dh), dc, saved, self.states(unit, row))
         for total, value in zip(sums, [*result.inputs, *result.products], strict=False):
             total.value = total.value + value
         for name, gates in zip(self.names, (result.inputs, result.products), strict=False):
             for array, value in enumerate(gates):
-                self.store(name, value, *at, block=block, array=array)
+                self.store(name, value, *at, unit=unit, array=array)
         if cell.has_cell:
-            self.store("dc0", result.cell, row, block=block)
+            self.store("dc0", result.cell, row, unit=unit)
         if cell.apart:
-            self.store_padded("carry", result.hidden, row, block=block)
+            self.store_padded("carry", result.hidden, row, unit=unit)
 
-    def states(self, block: Expr, row: Expr) -> States:
+    def states(self, unit: Expr, row: Expr) -> States:
         cell, states = self.cell, States()
         if "cell" in cell.reads:
-            states.cell = self.load("cells", self.time, row, block=block)
+            states.cell = self.load("cells", self.time, row, unit=unit)
         if "hidden" in cell.reads:
-            states.hidden = emit.let(self.load("Y", self.time, row, block=block))
+            states.hidden = emit.let(self.load("Y", self.time, row, unit=unit))
         for name, sequence, initial in (("cell_before", "cells", "c0"), ("hidden_before", "Y", "h0")):
             if name in cell.reads:
-                setattr(states, name, self.before(sequence, initial, block, row))
+                setattr(states, name, self.before(sequence, initial, unit, row))
         return states
 
-    def before(self, sequence: str, initial: str, block: Expr, row: Expr) -> Expr:
-        """The state before this step: of the step that ran before it in the forward loop, or the initial one."""
+    def before(self, sequence: str, initial: str, unit: Expr, row: Expr) -> Expr:
+        """The state before this step: that of the step that ran before it in the forward loop, or the initial one."""
         register = emit.Register(self.lanes)
-        with ExitStack() as stack:
-            stack.enter_context(T.If(self.step == self.loop.steps - 1))
+        with T.If(self.step == self.loop.steps - 1):
             with T.Then():
-                register.value = self.load(initial, row, block=block)
+                register.value = self.load(initial, row, unit=unit)
             with T.Else():
                 time = self.time + 1 if self.loop.reverse else self.time - 1
-                register.value = self.load(sequence, time, row, block=block)
+                register.value = self.load(sequence, time, row, unit=unit)
         return register.value
 
-    def sum_bias(self, block: Expr) -> None:
+    def sum_bias(self, unit: Expr) -> None:
         gates = self.cell.gates
         for i, name in enumerate(["dbias", "dbias_products"][: len(self.names)]):
             for gate in range(gates):
-                total = self.load_padded("sums", 0, i * gates + gate, block=block)
-                for tile in range(1, self.tiling.tiles):
-                    total = total + self.load_padded("sums", tile, i * gates + gate, block=block)
-                self.store(name, total, block=block, array=gate)
+                total = emit.Register(self.lanes)
+                total.value = emit.splat(0.0, self.lanes)
+                with T.serial(self.tiling.tiles) as tile:
+                    total.value = total.value + self.load_padded("sums", tile, i * gates + gate, unit=unit)
+                self.store(name, total.value, unit=unit, array=gate)
+
+
+def _when(conditions: list[Expr], body: Callable[[], None]) -> None:
+    """Emits ``body`` under all ``conditions``."""
+    if not conditions:
+        return body()
+    with T.If(conditions[0]), T.Then():
+        _when(conditions[1:], body)
 
 
 def _vector_maths() -> Maths:

@@ -24,7 +24,6 @@ from bucketmod.compiler.lowering.calls import read_calls
 from bucketmod.compiler.lowering.host import build_module, build_object, is_tuned
 from bucketmod.compiler.lowering.layout import Layout, lay_out
 from bucketmod.compiler.passes.schedule_cpu import schedule_cpu
-from bucketmod.compiler.passes.vector_math import vector_math
 from bucketmod.compiler.program import Program
 from bucketmod.compiler.target import Target, parse_target
 from bucketmod.runtime.artifact import Manifest, TensorSpec
@@ -88,7 +87,7 @@ def schedule_phase(module: ir.IRModule, target: Target) -> dict[ir.GlobalVar, ti
     functions = {}
     for var, function in module.functions_items():
         if isinstance(function, tirx.PrimFunc):
-            functions[var] = function if is_tuned(function) else schedule_cpu(vector_math(function), target.cpu)
+            functions[var] = function if is_tuned(function) else schedule_cpu(function, target.cpu)
     return functions
 
 

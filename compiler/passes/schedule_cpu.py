@@ -1,4 +1,7 @@
-"""CPU loops for functions that no kernel family wrote: inlined, collapsed, vectorised and split over threads."""
+"""CPU loops for functions that no kernel family wrote: inlined, collapsed, vectorised and split over threads.
+
+Elementary functions of float32 are written out on the way, as ``vector_math`` does.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ import math
 from tvm import IRModule, ir, s_tir, tirx
 
 from bucketmod.compiler.kernels.kernel import TUNED
+from bucketmod.compiler.passes.bindings import hold_names
 from bucketmod.compiler.passes.loop_nest import (
     Expr,
     FlatViews,
@@ -21,6 +25,7 @@ from bucketmod.compiler.passes.loop_nest import (
 from bucketmod.compiler.passes.map_loops import emit_map
 from bucketmod.compiler.passes.reduction_loops import Reduction, emit_reduction
 from bucketmod.compiler.passes.vector_loops import LoopMaker, find_calls, sequence
+from bucketmod.compiler.passes.vector_math import vector_math
 from bucketmod.compiler.target import CpuFeatures
 
 _log = logging.getLogger(__name__)
@@ -41,10 +46,10 @@ def schedule_cpu(func: tirx.PrimFunc, cpu: CpuFeatures) -> tirx.PrimFunc:
     if func.attrs and TUNED in func.attrs:
         return func
     try:
-        return _emit_function(_inline(func), cpu)
-    except (UnsupportedNestError, RuntimeError, TypeError, ValueError) as error:
+        return _emit_function(vector_math(_inline(func)), cpu)
+    except Exception as error:  # a slow function is better than none, whatever TVM stumbles over
         _log.debug("plain loops for %s: %s", func.attrs.get("global_symbol", "a function"), error)
-        return _parallel_only(func)
+        return _with_names_held(_parallel_only(vector_math(func)))
 
 
 def _emit_function(func: tirx.PrimFunc, cpu: CpuFeatures) -> tirx.PrimFunc:
@@ -53,9 +58,18 @@ def _emit_function(func: tirx.PrimFunc, cpu: CpuFeatures) -> tirx.PrimFunc:
     views = FlatViews()
     loops = [_emit_nest(views.rewrite(collapse(parse_nest(statement))), cpu) for statement in statements]
     body = sequence([tirx.AllocBuffer(buffer) for buffer in root.alloc_buffers], views.declarations(), loops)
-    scheduled = func.with_body(body).with_attr({TUNED: True, "tirx.is_scheduled": True, "tirx.noalias": True})
-    # Bodies were copied, and with them the variables bound inside their expressions: each needs its own.
-    return tirx.transform.ConvertSSA()(IRModule({"main": scheduled}))["main"]
+    attributes = {TUNED: True, "tirx.is_scheduled": True, "tirx.noalias": True}
+    return _with_names_held(func.with_body(body).with_attr(attributes))
+
+
+def _with_names_held(func: tirx.PrimFunc) -> tirx.PrimFunc:
+    # Bodies were copied, and with them the variables named inside their expressions: each needs its own.
+    func = _with_own_variables(func)
+    return _with_own_variables(func.with_body(hold_names(func.body)))
+
+
+def _with_own_variables(func: tirx.PrimFunc) -> tirx.PrimFunc:
+    return tirx.transform.ConvertSSA()(IRModule({"main": func}))["main"]
 
 
 def _emit_nest(nest: Nest, cpu: CpuFeatures) -> Stmt:
@@ -127,6 +141,6 @@ def _parallel_only(func: tirx.PrimFunc) -> tirx.PrimFunc:
                 except s_tir.ScheduleError:
                     continue
         return func.with_body(schedule.mod["main"].body)
-    except (s_tir.ScheduleError, RuntimeError, TypeError, ValueError) as error:
+    except Exception as error:
         _log.debug("unscheduled: %s", error)
         return func

@@ -12,7 +12,6 @@ from tvm import tirx
 
 from bucketmod.compiler.kernels.kernel import Kernel
 from bucketmod.compiler.passes.schedule_cpu import schedule_cpu
-from bucketmod.compiler.passes.vector_math import vector_math
 from bucketmod.compiler.target import Target, parse_target
 from bucketmod.runtime.cpu import host_flags
 from bucketmod.runtime.memory import aligned_empty
@@ -32,7 +31,7 @@ def final_form(kernel: Kernel, target: Target) -> tirx.PrimFunc:
 
 
 def scheduled(function: tirx.PrimFunc, target: Target) -> tirx.PrimFunc:
-    return schedule_cpu(vector_math(function), target.cpu)
+    return schedule_cpu(function, target.cpu)
 
 
 def build(functions: Sequence[tirx.PrimFunc], target: Target) -> list[Any]:

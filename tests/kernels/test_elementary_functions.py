@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+
 from bucketmod.compiler.kernels import math as elementary
 from bucketmod.compiler.target import host_level, parse_target
 

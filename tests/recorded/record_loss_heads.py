@@ -1,4 +1,4 @@
-"""Records outputs and gradients of MXNet's loss heads. Run with a Python that has mxnet 1.9.1; writes loss_heads.npz."""
+"""Records outputs and gradients of MXNet's loss heads, run by a Python with mxnet 1.9.1; writes loss_heads.npz."""
 
 import itertools
 import json

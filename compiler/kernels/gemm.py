@@ -6,6 +6,7 @@ emission below only follows the plan.
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -153,6 +154,7 @@ class Plan:
         return [s for s in segments if s.count]
 
 
+@functools.cache
 def plan(gemm: Gemm, cpu: CpuFeatures) -> Plan:
     """The cheapest plan under the model of cost that README.md explains."""
     return min(_candidates(gemm, cpu), key=lambda p: _cost(gemm, cpu, p))
@@ -166,7 +168,7 @@ def most_rows(vectors: int, registers: int) -> int:
 # Depths that are tried. Below 128 the sums travel to memory and back too often; above 512 nothing is gained.
 _DEPTHS = (128, 192, 256, 384, 512)
 # A dimension is cut into at most this many parts for the sake of threads; more only copies operands more often.
-_MOST_PARTS = 64
+_MOST_PARTS = 32
 
 
 def _candidates(gemm: Gemm, cpu: CpuFeatures) -> Iterator[Plan]:
@@ -182,7 +184,7 @@ def _candidates(gemm: Gemm, cpu: CpuFeatures) -> Iterator[Plan]:
             space = cpu.l2 // 2 // (4 * depth)
             widest = max(1, space // (vectors * lanes)) if pack_b else panels
             for width in _cuts(panels, min(panels, widest)):
-                left = (space - width * vectors * lanes * pack_b) // _slot(rows, lanes) if gemm.trans_a else tiles
+                left = (space - width * vectors * lanes * pack_b) // rows if gemm.trans_a else tiles
                 for height in _cuts(tiles, max(1, min(tiles, left))):
                     yield _with_threads(gemm, Plan(lanes, rows, vectors, depth, height, width, gemm.trans_a, pack_b))
 
@@ -192,9 +194,9 @@ def _with_threads(gemm: Gemm, p: Plan) -> Plan:
     return p if parallel else replace(p, parallel=False)
 
 
-def _slot(rows: int, lanes: int) -> int:
-    """Values between two columns of a packed tile of A: whole vectors, copied with one load and one store each."""
-    return -(-rows // lanes) * lanes
+def _packed_tile(rows: int, depth: int, lanes: int) -> int:
+    """Values of a packed tile of A. Whole vectors are stored, so the last column needs room behind it."""
+    return rows * depth + lanes
 
 
 def _even_part(total: int, most: int, least: int) -> int:
@@ -215,16 +217,21 @@ def _count(segments: list[Segment]) -> int:
     return segments[-1].start + segments[-1].count
 
 
+def _blocks(gemm: Gemm, p: Plan) -> tuple[int, int]:
+    """Tasks of one matrix, along its rows and along its columns."""
+    return -(-_count(p.tiles(gemm)) // p.block_tiles), -(-_count(p.panels(gemm)) // p.block_panels)
+
+
 def _tasks(gemm: Gemm, p: Plan) -> int:
-    return gemm.batch * -(-_count(p.tiles(gemm)) // p.block_tiles) * -(-_count(p.panels(gemm)) // p.block_panels)
+    row_blocks, column_blocks = _blocks(gemm, p)
+    return gemm.batch * row_blocks * column_blocks
 
 
 # Cycles for one value, measured: to bring it in from the second cache or from beyond, to copy it into its packed place,
-# there also transposed, to take a sum of C up and down again between two blocks of K, and to pass over a place in
-# packed A.
-_NEAR_CYCLES, _FAR_CYCLES = 0.05, 0.7
+# there also transposed, and to take a sum of C up and down again between two blocks of K.
+_NEAR_CYCLES, _FAR_CYCLES = 0.05, 0.8
 _COPY_CYCLES, _TRANSPOSE_CYCLES = 0.1, 0.25
-_SUM_CYCLES, _SLOT_CYCLES = 0.4, 0.3
+_SUM_CYCLES = 0.4
 # A task that runs shorter than this many floating point operations is not worth starting a thread for (about 5 us).
 _MIN_TASK_FLOPS = 5e5
 # The plan has to be good for these numbers of threads; how many will run it is not known when it is compiled.
@@ -233,25 +240,26 @@ _THREADS = (1, 2, 4, 8)
 
 def _cost(gemm: Gemm, cpu: CpuFeatures, p: Plan) -> float:
     """Sum over the numbers of threads of the cycles of the busiest one, times the number of threads."""
-    tasks = _tasks(gemm, p)
+    row_blocks, column_blocks = _blocks(gemm, p)
+    tasks = gemm.batch * row_blocks * column_blocks
     if tasks > 1 and gemm.flops / tasks < _MIN_TASK_FLOPS:
         return float("inf")
-    rows, columns = min(p.block_tiles * p.tile_rows, gemm.m), min(p.block_panels * p.tile_vectors * p.lanes, gemm.n)
-    cycles = rows * gemm.k * columns / gemm.n * sum(s.count * _tile_cycles(p, s.size) for s in p.panels(gemm))
+    rows, columns, depth = gemm.m / row_blocks, gemm.n / column_blocks, gemm.k  # of a task, on average
+    cycles = rows * depth / column_blocks * sum(s.count * _tile_cycles(p, s.size) for s in p.panels(gemm))
+    cycles += rows * depth * _fetch_cycles(cpu, gemm.m * depth) * (2 if p.pack_a else 1)
+    if p.pack_a:
+        cycles += rows * depth * _COPY_CYCLES
+    if 4 * p.depth * p.tile_rows > cpu.l1 * 3 // 4:  # a tile of A does not wait in the first cache for the next panel
+        cycles += rows * depth * p.block_panels * _NEAR_CYCLES
     if p.pack_b:
-        cycles += columns * gemm.k * (_TRANSPOSE_CYCLES if gemm.trans_b else _COPY_CYCLES)
-        cycles += columns * gemm.k * _fetch_cycles(cpu, gemm.n * gemm.k)
-    cycles += rows * gemm.k * _fetch_cycles(cpu, gemm.m * gemm.k)
-    slots = p.block_tiles * _slot(p.tile_rows, p.lanes) * gemm.k
-    if p.pack_a:  # the gaps in it pass through the first cache with each panel
-        cycles += slots * (_COPY_CYCLES + p.block_panels * _SLOT_CYCLES)
-    elif 4 * p.depth * p.tile_rows > cpu.l1 * 3 // 4:  # a tile of A does not wait in the first cache for the next panel
-        cycles += rows * gemm.k * p.block_panels * _NEAR_CYCLES
-    cycles += rows * columns * (-(-gemm.k // p.depth) - 1) * _SUM_CYCLES
+        copy = _TRANSPOSE_CYCLES if gemm.trans_b else _COPY_CYCLES
+        cycles += columns * depth * (copy + _fetch_cycles(cpu, gemm.n * depth))
+    cycles += rows * columns * (-(-depth // p.depth) - 1) * _SUM_CYCLES
     return sum(-(-tasks // threads) * cycles * threads for threads in _THREADS)
 
 
 def _fetch_cycles(cpu: CpuFeatures, values: int) -> float:
+    """Cycles to bring in one of the ``values`` of an operand."""
     return _NEAR_CYCLES if 4 * values <= cpu.l2 // 2 else _FAR_CYCLES
 
 
@@ -259,7 +267,7 @@ def _tile_cycles(p: Plan, columns: int) -> float:
     """Cycles for one k of one row of a tile: two multiply-adds or two loads a cycle, and what B costs to bring in."""
     vectors = -(-columns // p.lanes)
     loads = 1.25 * (p.tile_rows + vectors)  # loads are never paired as well as multiply-adds
-    near = vectors * p.lanes * _NEAR_CYCLES / 2  # of B; its rows come one after the other and are prefetched
+    near = vectors * p.lanes * _NEAR_CYCLES / 4  # of B; its rows come one after the other and are prefetched
     return (max(p.tile_rows * vectors, loads) / 2 + near) / p.tile_rows
 
 
@@ -271,7 +279,6 @@ class _Emitter:
         self.a, self.b, self.c = buffers["A"], buffers["B"], buffers["C"]
         self.bias, self.edge = buffers.get("bias"), buffers.get("edge")
         self.columns = p.tile_vectors * p.lanes
-        self.slot = _slot(p.tile_rows, p.lanes)
         self.k_blocks = -(-gemm.k // p.depth)
         self.a_lead: list[Expr] = []
         self.b_lead: list[Expr] = []
@@ -279,8 +286,7 @@ class _Emitter:
 
     def run(self) -> None:
         gemm, p = self.gemm, self.plan
-        row_blocks = -(-_count(p.tiles(gemm)) // p.block_tiles)
-        column_blocks = -(-_count(p.panels(gemm)) // p.block_panels)
+        row_blocks, column_blocks = _blocks(gemm, p)
         with (T.parallel if p.parallel else T.serial)(_tasks(gemm, p)) as task:
             # Neighbouring tasks, which one thread runs one after the other, share columns of B.
             row_block = T.bind(task % row_blocks)
@@ -295,7 +301,7 @@ class _Emitter:
     def task(self, row_block: Expr, column_block: Expr) -> None:
         p = self.plan
         if p.pack_a:
-            self.packed_a = emit.scratch(p.block_tiles * p.depth * self.slot)
+            self.packed_a = emit.scratch(p.block_tiles * _packed_tile(p.tile_rows, p.depth, p.lanes))
         if p.pack_b:
             self.packed_b = emit.scratch(p.block_panels * p.depth * self.columns)
         with T.serial(self.k_blocks) as k_block:
@@ -328,13 +334,13 @@ class _Emitter:
                 body(index - block * count, T.bind((index - s.start) * s.size + s.first), s.size)
 
     def pack_a(self, k: Expr, local: Expr, first_row: Expr, rows: int) -> None:
-        """Packed A: [tile, k, row], rows that do not exist as zeros."""
+        """Packed A: [tile, k, row]."""
         lanes = self.plan.lanes
         for offset in range(0, rows, lanes):
             at = (*self.a_lead, self.first_k + k, first_row + offset)
             value = emit.load(self.a, *at, lanes=lanes, width=rows - offset)
-            place = (local * self.plan.depth + k) * self.slot + offset
-            emit.store(self.packed_a, value, place, lanes=lanes)
+            # Lanes beyond the tile are written too; what comes there later comes after this.
+            emit.store(self.packed_a, value, self.a_place(local, k) + offset, lanes=lanes)
 
     def pack_b(self, local: Expr, first_column: Expr, columns: int) -> None:
         """Packed B: [panel, k, column], columns that do not exist as zeros."""
@@ -372,6 +378,10 @@ class _Emitter:
             with T.Else():
                 copy(self.edge, row + shift if shift > 0 else row - self.gemm.k)
 
+    def a_place(self, local: Expr, k: Expr) -> Expr:
+        p = self.plan
+        return local * _packed_tile(p.tile_rows, p.depth, p.lanes) + k * p.tile_rows
+
     def b_place(self, local: Expr, k: Expr, offset: int) -> Expr:
         return (local * self.plan.depth + k) * self.columns + offset
 
@@ -403,7 +413,7 @@ class _Emitter:
 
     def a_element(self, local_tile: Expr, row: Expr, i: int, k: Expr) -> Expr:
         if self.plan.pack_a:
-            return self.packed_a[(local_tile * self.plan.depth + k) * self.slot + i]
+            return self.packed_a[self.a_place(local_tile, k) + i]
         at = (self.first_k + k, row + i) if self.gemm.trans_a else (row + i, self.first_k + k)
         return emit.element(self.a, *self.a_lead, *at)
 

@@ -317,15 +317,12 @@ class _ForwardEmitter(_Emitter):
                 _when([unit == full], functools.partial(copy, gate, rest))
 
     def tile(self, first_unit: Expr, width: int, tile: Expr, rows: int) -> None:
-        cell, lanes, gates = self.cell, self.lanes, self.cell.gates
+        lanes, gates = self.lanes, self.cell.gates
         first = self.first_row(tile)
         sums = {at: emit.Register(lanes) for at in itertools.product(range(rows), range(width * gates))}
-        for (row, column), total in sums.items():
+        for (_, column), total in sums.items():
             v, gate = divmod(column, gates)
-            start = self.load("bias", unit=first_unit + v, array=gate)
-            if gate not in cell.apart:
-                start = start + self.load("X", self.time, first + row, unit=first_unit + v, array=gate)
-            total.value = start
+            total.value = self.load("bias", unit=first_unit + v, array=gate)
 
         def weight(column: int, k: Expr) -> Expr:
             v, gate = divmod(column, gates)
@@ -338,10 +335,13 @@ class _ForwardEmitter(_Emitter):
             self.equations(T.bind(first_unit + v), T.bind(first + row), products)
 
     def equations(self, unit: Expr, row: Expr, products: list[Expr]) -> None:
+        """X is added here, not where the sums begin: they would wait for it, which comes from beyond the caches."""
         cell = self.cell
+        x = [self.load("X", self.time, row, unit=unit, array=gate) for gate in range(cell.gates)]
+        products = [p if gate in cell.apart else x[gate] + p for gate, p in enumerate(products)]
         step = cell.forward(
             self.maths,
-            {gate: self.load("X", self.time, row, unit=unit, array=gate) for gate in cell.apart},
+            x,
             products,
             self.load_padded("state", self.old, row, unit=unit),
             self.load("cn", row, unit=unit) if cell.has_cell else None,

@@ -28,6 +28,7 @@ def standard_form(model: onnx.ModelProto) -> onnx.ModelProto:
         if not node.name or node.name in taken:
             node.name = f"{node.name or node.op_type}_{index}"
         taken.add(node.name)
+    _refuse_external_data(copy.graph)  # first: reading such a tensor would open whatever file the model names
     _replace_sequences(copy.graph)
     _refuse(copy.graph)
     version = next((o.version for o in copy.opset_import if o.domain in ("", "ai.onnx")), OPSET)
@@ -39,7 +40,7 @@ def standard_form(model: onnx.ModelProto) -> onnx.ModelProto:
 
 def constant_tensors(graph: onnx.GraphProto) -> dict[str, np.ndarray]:
     """Values of initializers and Constant nodes."""
-    tensors = {t.name: t for t in graph.initializer if t.data_location != TensorProto.EXTERNAL}
+    tensors = {t.name: t for t in graph.initializer}
     made = [n for n in graph.node if n.op_type == "Constant"]
     tensors |= {n.output[0]: a.t for n in made for a in n.attribute if a.name == "value"}
     return {name: numpy_helper.to_array(tensor) for name, tensor in tensors.items()}
@@ -59,10 +60,14 @@ def _refuse(graph: onnx.GraphProto) -> None:
     if graph.sparse_initializer:
         name = graph.sparse_initializer[0].values.name
         raise UnsupportedOperatorError(f"initializer {name!r} is sparse; make it dense before exporting")
-    for tensor in graph.initializer:
+
+
+def _refuse_external_data(graph: onnx.GraphProto) -> None:
+    attributes = (a for node in graph.node for a in node.attribute)
+    for tensor in (*graph.initializer, *(t for a in attributes for t in (a.t, *a.tensors))):
         if tensor.data_location == TensorProto.EXTERNAL:
             raise CompileError(
-                f"initializer {tensor.name!r} lies in another file; read the model with onnx.load(path), which brings "
+                f"tensor {tensor.name!r} lies in another file; read the model with onnx.load(path), which brings "
                 "such files along, or export with external_data=False"
             )
 

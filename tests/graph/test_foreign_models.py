@@ -202,6 +202,20 @@ def test_only_the_loss_is_trained_where_there_is_one():
         adopt(tiny(nodes), loss_names=["cost"])
 
 
+@pytest.mark.parametrize("as_node", [False, True])
+def test_tensors_in_other_files_are_refused_and_not_read(as_node):
+    elsewhere = numpy_helper.from_array(np.ones(3, np.float32), "secret")
+    onnx.external_data_helper.set_external_data(elsewhere, "passwords")
+    elsewhere.ClearField("raw_data")
+    model = tiny([helper.make_node("Mul", ["x", "secret"], ["y"])])
+    if as_node:
+        model.graph.node.insert(0, helper.make_node("Constant", [], ["secret"], value=elsewhere))
+    else:
+        model.graph.initializer.append(elsewhere)
+    with pytest.raises(CompileError, match="'secret' lies in another file"):
+        adopt(model)
+
+
 def test_functions_of_the_model_are_inlined():
     model = tiny([helper.make_node("Twice", ["x"], ["y"], domain="mine")], domain="mine")
     body = [helper.make_node("Add", ["a", "a"], ["b"])]

@@ -100,6 +100,8 @@ class _Reader:
         if not isinstance(target, dict) or len(items) % 2:
             raise TypeError("SETITEM on something that is no dict")
         for key, value in zip(items[::2], items[1::2], strict=True):
+            if isinstance(key, tuple):  # hashing one that is deep, or holds itself many times over, has no bounds
+                raise TypeError("a tuple as a key")
             target[key] = value
 
     def append(self, items: list[Any]) -> None:

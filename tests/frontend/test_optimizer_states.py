@@ -109,6 +109,7 @@ HOSTILE = {
     "huge memo": lambda: b"\x80\x04Nr\xff\xff\xff\x7fj\xff\xff\xff\x7e.",
     "self-containing": lambda: b"\x80\x04]\x94h\x00a.",
     "deep": lambda: b"\x80\x04" + b"]" * 5000 + b"a" * 4999 + b".",
+    "deep key": lambda: b"\x80\x04})" + b"\x85" * 300_000 + b"Ns.",
     "underflow": lambda: b"\x80\x04\x86.",
     "no container": lambda: b"\x80\x04NNs.",
     "method": lambda: b"\x80\x04cmxnet.optimizer.optimizer\nSGD\n)\x81}X\x06\0\0\0updateNsb.",

@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 from bucketmod import ndarray as nd
 from bucketmod import symbol as sym
-from bucketmod.atomic_file import replacing
 from bucketmod.base import MXNetError
 from bucketmod.context import cpu
 from bucketmod.ndarray import NDArray
@@ -36,8 +35,7 @@ def save_checkpoint(
     Each file is written beside its place and renamed, so a crash leaves the last checkpoint whole.
     """
     if symbol is not None:
-        with replacing(f"{prefix}-symbol.json") as stream:
-            stream.write(symbol.tojson(remove_amp_cast=remove_amp_cast).encode("utf-8"))
+        symbol.save(f"{prefix}-symbol.json", remove_amp_cast=remove_amp_cast)
     arrays = {f"arg:{name}": values.as_in_context(cpu()) for name, values in arg_params.items()}
     arrays.update({f"aux:{name}": values.as_in_context(cpu()) for name, values in aux_params.items()})
     fname = f"{prefix}-{epoch:04d}.params"

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from bucketmod.atomic_file import replacing
 from bucketmod.base import ShapeError
 
 
@@ -93,8 +94,8 @@ class OnnxModel:
     def save(self, fname: str | os.PathLike[str], remove_amp_cast: bool = True) -> None:
         """Writes the ONNX model; a name that ends in ``.json`` (as checkpoints choose it) ends in ``.onnx`` instead."""
         name = os.fspath(fname)
-        with open(name.removesuffix(".json") + ".onnx" if name.endswith(".json") else name, "wb") as file:
-            file.write(self.model.SerializeToString())
+        with replacing(name.removesuffix(".json") + ".onnx" if name.endswith(".json") else name) as stream:
+            stream.write(self.model.SerializeToString())
 
     def _arguments(self) -> list[Any]:
         return [port for port in self._program.inputs if port.role != "auxiliary"]

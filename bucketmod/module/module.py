@@ -13,6 +13,7 @@ import numpy as np
 from bucketmod import binding
 from bucketmod import ndarray as nd
 from bucketmod import optimizer as opt
+from bucketmod.atomic_file import replacing
 from bucketmod.base import MXNetError
 from bucketmod.context import Context, cpu
 from bucketmod.initializer import InitDesc, Uniform
@@ -458,8 +459,9 @@ class Module(BaseModule):
     def save_optimizer_states(self, fname: str) -> None:
         """Writes the optimizer's states (not its counts). AssertionError unless there is an optimizer."""
         assert self.optimizer_initialized and self._updater is not None, "call init_optimizer() first"
-        with open(fname, "wb") as file:
-            file.write(self._updater.get_states())
+        states = self._updater.get_states()
+        with replacing(fname) as stream:
+            stream.write(states)
 
     def load_optimizer_states(self, fname: str) -> None:
         """Reads what ``save_optimizer_states`` wrote. AssertionError unless there is an optimizer."""

@@ -9,7 +9,8 @@ from typing import Any, NoReturn, overload
 
 import numpy as np
 
-from bucketmod.base import DTYPE_CODES, MXNetError, NotImplementedForSymbol, ShapeError
+from bucketmod.atomic_file import replacing
+from bucketmod.base import DTYPE_CODES, MXNetError, NotImplementedForSymbol
 from bucketmod.operators import get_op
 from bucketmod.operators.shapes import Shape, complete
 from bucketmod.symbol import inference
@@ -201,19 +202,6 @@ class Symbol:
         """As :meth:`infer_shape`, but with what is known: () for an unknown shape, 0 for an unknown dimension."""
         return self._infer_shape(args, kwargs)[0]
 
-    def infer_node_shapes(self, **kwargs: Shape) -> dict[Entry, tuple[int, ...]]:
-        """The shape of every output of every node, invisible ones included. Raises ShapeError when one stays open."""
-        nodes = self.topological_nodes()
-        values = inference.infer_shapes(nodes, self._known((), kwargs, nodes, _as_shape))
-        for node in nodes:
-            for index, shape in enumerate(values[node]):
-                if not complete(shape):
-                    raise ShapeError(
-                        f"the shape of {node.output_name(index)!r} ({node.op_name}) stays {shape or 'unknown'}: "
-                        f"give the shapes of more inputs than {', '.join(kwargs) or 'none'}"
-                    )
-        return {(node, i): shape for node in nodes for i, shape in enumerate(values[node]) if shape is not None}
-
     def _infer_shape(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[tuple[Any, Any, Any], list[Any]]:
         nodes = self.topological_nodes()
         values = inference.infer_shapes(nodes, self._known(args, kwargs, nodes, _as_shape))
@@ -266,11 +254,15 @@ class Symbol:
         return write_graph(self.outputs)
 
     def save(self, fname: str, remove_amp_cast: bool = True) -> None:
-        """Writes :meth:`tojson` to a file. Raises TypeError unless ``fname`` is a path."""
+        """Writes :meth:`tojson` to a file, which appears whole or not at all.
+
+        Raises TypeError unless ``fname`` is a path, OSError where it cannot be written.
+        """
         if not isinstance(fname, (str, os.PathLike)):
             raise TypeError(f"fname must be a file name, not {type(fname).__name__}")
-        with open(fname, "w", encoding="utf-8") as file:
-            file.write(self.tojson(remove_amp_cast))
+        content = self.tojson(remove_amp_cast).encode("utf-8")
+        with replacing(fname) as stream:
+            stream.write(content)
 
     def debug_str(self) -> str:
         """A readable list of all nodes."""

@@ -167,6 +167,8 @@ def test_graphs_that_came_as_onnx_models_are_saved_as_such():
     module.save_checkpoint("b", 1)
     assert sorted(os.listdir(".")) == ["b-0001.params", "b-3-symbol.onnx", "b-6-symbol.onnx", "b.buckets"]
     onnx.checker.check_model(onnx.load("b-3-symbol.onnx"))
+    mx.model.save_checkpoint("c", 1, module.symbol, *module.get_params())
+    onnx.checker.check_model(onnx.load("c-symbol.onnx"))
     again = mx.mod.BucketingModule.load("b", 1, sym_gen, 6)
     assert again.data_names == ["data"]
     same(module, bound(again))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 
@@ -20,7 +21,7 @@ def versions() -> str:
     The sources of this package are part of it, so that a changed kernel never meets an old artifact.
     """
     names = [f"{tool} {_version(tool)}" for tool in _TOOLS]
-    return f"{', '.join(names)}, sources {_source_digest()[:16]}"
+    return f"{', '.join(names)}, sources {source_digest(Path(__file__).parent)[:16]}"
 
 
 def _version(tool: str) -> str:
@@ -35,10 +36,11 @@ def _version(tool: str) -> str:
         return pins[0] if pins else "missing"
 
 
-def _source_digest() -> str:
-    root = Path(__file__).parent
+def source_digest(root: Path, folders: Sequence[str] = ("",)) -> str:
+    """SHA-256 of the names and contents of all Python files in these folders of ``root``."""
     digest = hashlib.sha256()
-    for path in sorted(root.rglob("*.py")):
-        digest.update(str(path.relative_to(root)).encode())
-        digest.update(path.read_bytes())
+    for folder in folders:
+        for path in sorted((root / folder).rglob("*.py")):
+            digest.update(str(path.relative_to(root)).encode())
+            digest.update(path.read_bytes())
     return digest.hexdigest()

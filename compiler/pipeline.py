@@ -19,14 +19,15 @@ from bucketmod.compiler import versions
 from bucketmod.compiler.gradient import differentiate
 from bucketmod.compiler.graph.constants import fold_constants
 from bucketmod.compiler.graph.recurrences import find_recurrences, normalize_recurrences
-from bucketmod.compiler.importer.importer import SEED, import_program
+from bucketmod.compiler.importer.importer import import_program
+from bucketmod.compiler.linker import link
 from bucketmod.compiler.lowering.calls import read_calls
 from bucketmod.compiler.lowering.host import build_module, build_object, is_tuned
 from bucketmod.compiler.lowering.layout import Layout, lay_out
 from bucketmod.compiler.passes.schedule_cpu import schedule_cpu
-from bucketmod.compiler.program import Program
+from bucketmod.compiler.program import SEED, Program
 from bucketmod.compiler.target import Target, parse_target
-from bucketmod.runtime.artifact import Manifest, TensorSpec
+from bucketmod.runtime.artifact import CONSTANTS_FILE, Manifest, TensorSpec
 
 logger = logging.getLogger(__name__)
 
@@ -153,8 +154,6 @@ def describe(program: Program, layout: Layout, mode: str, target: Target, second
 
 def package(manifest: Manifest, library: bytes, constants: dict[str, np.ndarray]) -> CompiledProgram:
     """Links the library and names the files in the manifest."""
-    from bucketmod.compiler.linker import link
-
     name, data = link(library)
     files = {name: data}
     digest = ""
@@ -162,8 +161,8 @@ def package(manifest: Manifest, library: bytes, constants: dict[str, np.ndarray]
         buffer = io.BytesIO()
         arrays: dict[str, Any] = dict(constants)
         np.savez(buffer, **arrays)
-        files["constants.npz"] = buffer.getvalue()
-        digest = hashlib.sha256(files["constants.npz"]).hexdigest()
+        files[CONSTANTS_FILE] = buffer.getvalue()
+        digest = hashlib.sha256(files[CONSTANTS_FILE]).hexdigest()
     manifest = dataclasses.replace(
         manifest, library=name, library_sha256=hashlib.sha256(data).hexdigest(), constants_sha256=digest
     )

@@ -19,6 +19,7 @@ DOMAIN = "bucketmod"  # domain of the model-local functions and of the operators
 
 INPUT_ROLES = ("data", "label", "parameter", "auxiliary", "state", "seed", "head_gradient")
 OUTPUT_ROLES = ("output", "gradient", "auxiliary")
+SEED = "__seed__"  # name of the input that the compiler adds for random operators, int64[2] = (seed, step)
 
 _METADATA_KEY = "bucketmod.program"
 

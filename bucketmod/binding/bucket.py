@@ -15,7 +15,7 @@ import numpy as np
 
 from bucketmod.base import MXNetError, ShapeError
 from bucketmod.binding.onnx_model import OnnxModel
-from bucketmod.compiler import versions
+from bucketmod.compiler import source_digest, versions
 from bucketmod.compiler.service import CompileRequest
 from bucketmod.compiler.target import parse_target
 from bucketmod.symbol.symbol import Symbol
@@ -70,7 +70,7 @@ class Bucket:
             "wrt": list(wrt),
             "target": target,
             "compiler": versions(),
-            "export": _source_digest(),
+            "export": _export_digest(),
         }
         digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
         shown = "training" if is_train else "inference"
@@ -187,11 +187,5 @@ def _canonical(graph: Graph, is_train: bool) -> Any:
 
 
 @functools.lru_cache(maxsize=1)
-def _source_digest() -> str:
-    root = Path(__file__).parent.parent
-    digest = hashlib.sha256()
-    for folder in _EXPORT_SOURCES:
-        for path in sorted((root / folder).rglob("*.py")):
-            digest.update(str(path.relative_to(root)).encode())
-            digest.update(path.read_bytes())
-    return digest.hexdigest()
+def _export_digest() -> str:
+    return source_digest(Path(__file__).parent.parent, _EXPORT_SOURCES)

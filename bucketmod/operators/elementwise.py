@@ -120,16 +120,10 @@ _BROADCAST = {
 for _name, (_aliases, _doc) in _BROADCAST.items():
     register(_name, ["lhs", "rhs"], aliases=_aliases, shape=shapes.broadcast, doc=f"{_doc}, broadcasting as numpy.")
 
-
-def _argument_names(attrs: Attrs) -> list[str]:
-    return [f"arg{i}" for i in range(attrs["num_args"])]
-
-
 register(
     "add_n",
     [],
     [p.count("num_args", most=p.MOST_EDGES)],
-    inputs_of=_argument_names,
     variadic="num_args",
     aliases=["ElementWiseSum"],
     shape=shapes.same,

@@ -132,7 +132,8 @@ def register(
     variable_attrs: Mapping[str, Mapping[str, str]] | None = None,
     doc: str = "",
 ) -> OpDef:
-    """Adds an operator. ``visible`` defaults to all outputs; ``inputs_of`` to all arguments."""
+    """Adds an operator. ``visible`` defaults to all outputs; ``inputs_of`` to all arguments, or to arg0, arg1, ..., as
+    many as the attribute ``variadic`` says."""
     fixed_arguments = tuple(arguments)
     outputs_of = outputs if callable(outputs) else _always(tuple(outputs))
     if visible is None:
@@ -145,7 +146,7 @@ def register(
         params=tuple(params),
         shape_rule=shape,
         type_rule=type_rule,
-        inputs_of=inputs_of or _always(fixed_arguments),
+        inputs_of=inputs_of or (_numbered(variadic) if variadic else _always(fixed_arguments)),
         auxiliary=tuple(aux),
         outputs_of=outputs_of,
         visible_of=visible_of,
@@ -163,6 +164,10 @@ def register(
 
 def _always(value: Any) -> Callable[[Attrs], Any]:
     return lambda attrs: value
+
+
+def _numbered(count: str) -> Callable[[Attrs], list[str]]:
+    return lambda attrs: [f"arg{i}" for i in range(attrs[count])]
 
 
 def get_op(name: str) -> OpDef:

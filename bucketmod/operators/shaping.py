@@ -134,10 +134,6 @@ def _flatten(attrs: Attrs, ins: list[Shape], outs: list[Shape]) -> None:
 register("Flatten", aliases=["flatten"], shape=_flatten, doc="(N, ...) as (N, product of the rest).")
 
 
-def _numbered(attrs: Attrs) -> list[str]:
-    return [f"arg{i}" for i in range(attrs["num_args"])]
-
-
 def _concat(attrs: Attrs, ins: list[Shape], outs: list[Shape]) -> None:
     known = next((s for s in [*ins, outs[0]] if s is not None), None)
     if known is None:
@@ -167,7 +163,6 @@ register(
     "Concat",
     [],
     [p.count("num_args", most=p.MOST_EDGES), p.integer("dim", 1)],
-    inputs_of=_numbered,
     variadic="num_args",
     aliases=["concat"],
     shape=_concat,
@@ -193,7 +188,6 @@ register(
     "stack",
     [],
     [p.integer("axis", 0), p.count("num_args", most=p.MOST_EDGES)],
-    inputs_of=_numbered,
     variadic="num_args",
     shape=_stack,
     doc="Inputs of one shape, joined along a new axis.",

@@ -48,12 +48,3 @@ def same_but(*free: int) -> Any:
             outs[:] = [found] * len(outs)
 
     return rule
-
-
-def outputs_are(name: str) -> Any:
-    """The outputs have the type ``name``, whatever the inputs have."""
-
-    def rule(attrs: Attrs, ins: list[Type], outs: list[Type]) -> None:
-        outs[:] = [unify([name, out]) for out in outs]
-
-    return rule

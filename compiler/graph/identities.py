@@ -11,8 +11,7 @@ from bucketmod.compiler.graph.shapes import MICROSOFT, TensorType, attributes
 from bucketmod.compiler.graph.tensors import Tensors
 
 # A rule answers with the name of a tensor that holds the node's only output already, with a simpler node, or with None.
-Simpler = "str | NodeProto | None"
-_Rule = Callable[[NodeProto, Tensors], Simpler]  # type: ignore[valid-type]
+_Rule = Callable[[NodeProto, Tensors], "str | NodeProto | None"]
 
 _VIEWS = {"Reshape", "Flatten", "Squeeze", "Unsqueeze"}  # same elements in the same order
 

@@ -10,11 +10,10 @@ import onnx
 from tvm import relax
 
 from bucketmod.compiler.errors import CompileError, UnsupportedOperatorError
+from bucketmod.compiler.graph.shapes import MICROSOFT, attributes
 from bucketmod.compiler.lowering.calls import tensor_type
 from bucketmod.compiler.program import DOMAIN
 from bucketmod.compiler.target import Target
-
-MICROSOFT = "com.microsoft"
 
 
 class Node:
@@ -27,7 +26,7 @@ class Node:
         self.domain = "" if proto.domain == "ai.onnx" else proto.domain
         self.inputs = list(proto.input)
         self.outputs = list(proto.output)
-        self.attributes = {a.name: _attribute(a) for a in proto.attribute}
+        self.attributes = attributes(proto)
 
     def attribute(self, name: str, default: Any = None) -> Any:
         return self.attributes.get(name, default)
@@ -39,11 +38,6 @@ class Node:
     def fail(self, reason: str) -> UnsupportedOperatorError:
         kind = f"{self.domain}::{self.op_type}" if self.domain else self.op_type
         return UnsupportedOperatorError(f"node {self.name!r} ({kind}): {reason}", node=self.name)
-
-
-def _attribute(attribute: onnx.AttributeProto) -> Any:
-    value = onnx.helper.get_attribute_value(attribute)
-    return value.decode() if isinstance(value, bytes) else value
 
 
 class ImportContext:

@@ -178,13 +178,8 @@ def cast(context: ImportContext, node: Node, inputs: list[Any]) -> Any:
 
 
 @converter("Identity")
-@bucketmod("BlockGrad")
+@bucketmod("BlockGrad", "MakeLoss")
 def identity(context: ImportContext, node: Node, inputs: list[Any]) -> Any:
-    return inputs[0]
-
-
-@bucketmod("MakeLoss")
-def make_loss(context: ImportContext, node: Node, inputs: list[Any]) -> Any:
     return inputs[0]
 
 

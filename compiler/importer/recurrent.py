@@ -11,7 +11,7 @@ from bucketmod.compiler.kernels import recurrent
 @bucketmod("LSTM", "LSTMTraining")
 def lstm(context: ImportContext, node: Node, inputs: list[Any]) -> list[Any]:
     training = node.op_type == "LSTMTraining"
-    return recurrent.emit_lstm(context, *inputs, training=training, reverse=bool(node.attribute("reverse", 0)))
+    return recurrent.emit_lstm(context, *inputs, training=training, reverse=_reverse(node))
 
 
 @bucketmod("LSTMGrad")

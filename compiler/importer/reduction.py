@@ -56,8 +56,8 @@ def arg_reduce(context: ImportContext, node: Node, inputs: list[Any]) -> Any:
 def leading_sum(context: ImportContext, x: Any, count: int) -> Any:
     """Sum over the first ``count`` axes, the gradient of a bias."""
     shape = context.shape(x)
-    rows, cols = int(np.prod(shape[:count])), int(np.prod(shape[count:]))
     if count == len(shape):
         return context.emit(op.sum(x))
+    rows, cols = int(np.prod(shape[:count])), int(np.prod(shape[count:]))
     (total,) = emit_kernel(context, ColumnSum(rows, cols), [context.reshape(x, (rows, cols))])
     return context.reshape(total, shape[count:])

@@ -10,7 +10,7 @@ from tvm import relax
 
 from bucketmod.compiler.importer.context import ImportContext, Node, converter, microsoft, normalize_axis
 from bucketmod.compiler.lowering.calls import count_bytes
-from bucketmod.compiler.lowering.plan import ALIGNMENT
+from bucketmod.runtime.memory import ALIGNMENT
 
 op = relax.op
 

@@ -16,9 +16,8 @@ if TYPE_CHECKING:
     from bucketmod.compiler.target import CpuFeatures
 
 Expr = Any
-_STREAMS = (
-    8  # rows read side by side: as many as hardware prefetchers follow, and the sums are stored 8 times less often
-)
+# Rows read side by side: as many as hardware prefetchers follow, and the sums are stored 8 times less often.
+_STREAMS = 8
 _MOST_PARTS = 16
 _COLUMNS_OF_TASK = 512
 

@@ -10,11 +10,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from tvm import ir, tirx
+from tvm.script.ir_builder import IRBuilder
+from tvm.script.ir_builder import tirx as build
 
 from bucketmod.compiler.lowering.calls import CallList, KernelCall, Storage, View
 from bucketmod.compiler.lowering.host import EntryPoint
 from bucketmod.compiler.lowering.plan import lifetimes, plan_offsets
-from bucketmod.compiler.program import Port, Program
+from bucketmod.compiler.program import SEED, Port, Program
 
 
 @dataclass
@@ -38,7 +40,7 @@ class _Builder:
         self.names = {storage: port.name for storage, port in zip(calls.inputs, program.inputs, strict=False)}
         self.seed = calls.inputs[-1] if seeded else None
         if self.seed is not None:
-            self.names[self.seed] = "__seed__"
+            self.names[self.seed] = SEED
         self.copies: dict[ir.GlobalVar, tirx.PrimFunc] = {}
         self.tail: list[KernelCall] = []  # copies that run after everything else
         self.outputs: dict[str, View] = {}
@@ -86,9 +88,6 @@ class _Builder:
 
 def copy_kernel(count: int, dtype: str) -> tirx.PrimFunc:
     """Copies a flat tensor."""
-    from tvm.script.ir_builder import IRBuilder
-    from tvm.script.ir_builder import tirx as build
-
     with IRBuilder() as builder:
         with build.prim_func():
             source = build.arg("source", build.buffer((count,), dtype))

@@ -7,8 +7,7 @@ Greedy by size (the largest first, each at the lowest offset that is free for as
 from __future__ import annotations
 
 from bucketmod.compiler.lowering.calls import KernelCall, Storage
-
-ALIGNMENT = 64  # bytes: a cache line, and what vector loads like
+from bucketmod.runtime.memory import ALIGNMENT
 
 
 def lifetimes(calls: list[KernelCall], pinned: set[Storage]) -> dict[Storage, tuple[int, int]]:

@@ -8,8 +8,9 @@ from collections.abc import Iterator, Sequence
 import tvm_ffi
 from tvm import ir, sym, tirx
 
+from bucketmod.compiler.kernels.emission import pieces
 from bucketmod.compiler.passes.loop_nest import Access, Expr, Loop, Nest, Stmt, substitute
-from bucketmod.compiler.passes.vector_loops import FEW_TASKS, TASKS, Body, LoopMaker, pieces, sequence, worth_threads
+from bucketmod.compiler.passes.vector_loops import FEW_TASKS, TASKS, Body, LoopMaker, sequence, worth_threads
 
 _MOST_SEGMENTS = 8
 

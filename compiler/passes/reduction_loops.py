@@ -10,11 +10,11 @@ from dataclasses import dataclass, replace
 
 from tvm import tirx
 
+from bucketmod.compiler.kernels.emission import pieces
 from bucketmod.compiler.passes.loop_nest import Expr, Loop, Nest, Stmt, loads_of, same_element, substitute
 from bucketmod.compiler.passes.vector_loops import (
     FEW_TASKS,
     LoopMaker,
-    pieces,
     sequence,
     serial_loops,
     worth_threads,

@@ -5,13 +5,14 @@ How loops are split is decided by their extents and by the CPU alone, never by t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import tvm_ffi
 from tvm import ir, tirx
 
+from bucketmod.compiler.kernels.emission import pieces
 from bucketmod.compiler.kernels.streams import NS_PER_EXP, NS_PER_FLOAT, WORTH_THREADS_NS
 from bucketmod.compiler.passes.loop_nest import Expr, Loop, Nest, Stmt, substitute
 from bucketmod.compiler.target import CpuFeatures
@@ -39,16 +40,6 @@ def sequence(*parts: Stmt | Sequence[Stmt]) -> Stmt:
 
     add(parts)
     return flat[0] if len(flat) == 1 else tirx.SeqStmt(flat)
-
-
-def pieces(extent: int, lanes: int) -> Iterator[tuple[int, int]]:
-    """``extent`` < ``lanes`` values as (start, width) of powers of two, widest first."""
-    start, width = 0, lanes
-    while start < extent:
-        while width > extent - start:
-            width //= 2
-        yield start, width
-        start += width
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@ artifact compile it once.
 from __future__ import annotations
 
 import json
-import logging
 import subprocess
 import sys
 import tempfile
@@ -21,8 +20,6 @@ from pathlib import Path
 from typing import Any
 
 from bucketmod.runtime.cache import ArtifactCache
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -70,7 +67,8 @@ class _Worker:
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
             )  # fmt: skip
             self.errors: list[str] = []
-            threading.Thread(target=self._drain, args=(self.process, self.errors), daemon=True).start()
+            self.drain = threading.Thread(target=self._drain, args=(self.process, self.errors), daemon=True)
+            self.drain.start()
         assert self.process.stdin is not None and self.process.stdout is not None
         try:
             self.process.stdin.write(json.dumps(job) + "\n")
@@ -78,9 +76,10 @@ class _Worker:
             answer = self.process.stdout.readline()
         except BrokenPipeError:
             answer = ""
-        if answer:
+        if answer.endswith("\n"):  # a worker that is killed may leave half a line
             return json.loads(answer)
         code = self.process.wait()
+        self.drain.join(5)  # what it said last is what tells why
         tail = "".join(self.errors[-15:]).strip()
         return {"ok": False, "error": f"the compile worker ended with code {code}\n{tail}".strip(), "kind": "crash"}
 

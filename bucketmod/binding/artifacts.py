@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
 import time
 from pathlib import Path
 
@@ -98,6 +99,6 @@ def obtain(request: CompileRequest) -> Artifact:
 
 def _command(request: CompileRequest) -> str:
     key = request.info.get("bucket_key")
-    buckets = "" if key in (None, "None") else f" --buckets {key}"
+    buckets = "" if key in (None, "None") else f" --buckets {shlex.quote(str(key))}"
     mode = "infer" if request.mode == "infer" else "train"
     return f"scripts/precompile_buckets.py MODEL{buckets} --target {request.target} --mode {mode}"

@@ -7,6 +7,8 @@ then done once to all of them. What fits no pattern stays unrolled.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from onnx import helper
 
@@ -31,7 +33,8 @@ def find_recurrences(program: Program) -> Program:
     chains = find_chains(graph, find_steps(graph), states)
     if not chains:
         return program
-    stacks, last_state = Stacks(graph), {}
+    stacks = Stacks(graph)
+    last_state: dict[str, tuple[Node, int]] = {}
     stacks.kept.update(node for chain in chains for node in chain.nodes)
     for chain in chains:
         stacks.kept -= chain.nodes
@@ -71,7 +74,7 @@ def _write_recurrence(graph: Graph, stacks: Stacks, chain: Chain) -> Node:
     y = graph.fresh(f"{name}_sequence")
     # c is read under its old name; h under a new one until it is known whether anyone wants the last row alone
     outputs = [y, graph.fresh(f"{name}_last"), *([last.c] if last.c else [])]
-    attributes = {"hidden_size": first.hidden_size, "reverse": int(reverse)}
+    attributes: dict[str, Any] = {"hidden_size": first.hidden_size, "reverse": int(reverse)}
     if first.kind == "RNN":
         attributes["activation"] = first.activation
     shapes = [(len(inputs), *shape), *([shape] * (len(outputs) - 1))]

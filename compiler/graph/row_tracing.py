@@ -32,9 +32,9 @@ def trace_rows(graph: Graph, tensor: str) -> list[Rows]:
         start = sum(sizes[:index])
         return cut_rows(trace_rows(graph, node.inputs[0]), start, start + sizes[index])
     if node is not None and node.op == "Slice":
-        start = _start_of_slice(graph, node.inputs)
-        if start is not None:
-            return cut_rows(trace_rows(graph, node.inputs[0]), start, start + graph.shape(tensor)[0])
+        first = _start_of_slice(graph, node.inputs)
+        if first is not None:
+            return cut_rows(trace_rows(graph, node.inputs[0]), first, first + graph.shape(tensor)[0])
     return [Rows(tensor, 0, graph.shape(tensor)[0] if graph.shape(tensor) else 0)]
 
 

@@ -7,11 +7,12 @@ Relax tensor; ``Maths`` supplies what differs between these. No constant appears
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 Value = Any
+ByGate = Sequence[Value] | Mapping[int, Value]
 
 
 @dataclass(frozen=True)
@@ -65,8 +66,9 @@ class Cell(ABC):
     has_cell: bool = False
 
     @abstractmethod
-    def forward(self, m: Maths, x: Sequence[Value], p: Sequence[Value], hidden: Value, cell: Value) -> Step:
-        """One step. ``p``: h Wh + bh for each gate, for a gate not in ``apart`` with ``x`` = x Wi + bi added to it."""
+    def forward(self, m: Maths, x: ByGate, p: ByGate, hidden: Value, cell: Value) -> Step:
+        """One step. ``p``: h Wh + bh for each gate, for a gate not in ``apart`` with x Wi + bi added to it; ``x``: that
+        summand alone, at least for the gates ``apart``."""
 
     @abstractmethod
     def backward(self, m: Maths, dh: Value, dc: Value, saved: Sequence[Value], states: States) -> StepGradient:
@@ -87,7 +89,7 @@ class States:
 class _Lstm(Cell):
     """Gates i, f, c, o; saved as they are after activation."""
 
-    def forward(self, m: Maths, x: Sequence[Value], p: Sequence[Value], hidden: Value, cell: Value) -> Step:
+    def forward(self, m: Maths, x: ByGate, p: ByGate, hidden: Value, cell: Value) -> Step:
         i, f, o = (m.let(m.sigmoid(p[gate])) for gate in (0, 1, 3))
         g = m.let(m.tanh(p[2]))
         new = m.let(f * cell + i * g)
@@ -109,7 +111,7 @@ class _Lstm(Cell):
 class _Gru(Cell):
     """Gates r, z, o; saved r, z and o after activation, and h Wh_o + bh_o before r multiplies it."""
 
-    def forward(self, m: Maths, x: Sequence[Value], p: Sequence[Value], hidden: Value, cell: Value) -> Step:
+    def forward(self, m: Maths, x: ByGate, p: ByGate, hidden: Value, cell: Value) -> Step:
         r, z = m.let(m.sigmoid(p[0])), m.let(m.sigmoid(p[1]))
         product = m.let(p[2])
         o = m.let(m.tanh(x[2] + r * product))
@@ -127,7 +129,7 @@ class _Gru(Cell):
 
 @dataclass(frozen=True)
 class _Tanh(Cell):
-    def forward(self, m: Maths, x: Sequence[Value], p: Sequence[Value], hidden: Value, cell: Value) -> Step:
+    def forward(self, m: Maths, x: ByGate, p: ByGate, hidden: Value, cell: Value) -> Step:
         return Step(m.let(m.tanh(p[0])), None, [])
 
     def backward(self, m: Maths, dh: Value, dc: Value, saved: Sequence[Value], states: States) -> StepGradient:
@@ -137,7 +139,7 @@ class _Tanh(Cell):
 
 @dataclass(frozen=True)
 class _Relu(Cell):
-    def forward(self, m: Maths, x: Sequence[Value], p: Sequence[Value], hidden: Value, cell: Value) -> Step:
+    def forward(self, m: Maths, x: ByGate, p: ByGate, hidden: Value, cell: Value) -> Step:
         return Step(m.let(m.relu(p[0])), None, [])
 
     def backward(self, m: Maths, dh: Value, dc: Value, saved: Sequence[Value], states: States) -> StepGradient:

@@ -221,12 +221,11 @@ def test_exporting_an_unrolled_network_takes_time_in_proportion():
     for steps, symbol in symbols.items():
         times = []
         for _ in range(3):
-            start = time.perf_counter()
+            start = time.process_time()
             export(symbol, is_train=True, data=(2, steps), softmax_label=(2, steps))
-            times.append(time.perf_counter() - start)
+            times.append(time.process_time() - start)
         seconds[steps] = min(times)
-    assert seconds[100] < 1.0
-    assert seconds[100] < 40 * seconds[10]
+    assert seconds[100] < 40 * seconds[10]  # 10 in proportion, 100 where something is quadratic
 
 
 def test_only_forward_operators_of_the_domain_have_a_body():

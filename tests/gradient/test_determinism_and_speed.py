@@ -94,4 +94,4 @@ def test_three_thousand_nodes_are_differentiated_quickly():
     assert len(program.model.graph.node) > 2500
     start = time.process_time()
     differentiate(program, wrt)
-    assert time.process_time() - start < 4  # about one second on the machine it was written on
+    assert time.process_time() - start < 20  # about one second; many more where something is quadratic

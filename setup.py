@@ -4,4 +4,5 @@ from setuptools import find_packages, setup
 
 FOLDERS = {"bucketmod": "bucketmod", "bucketmod.compiler": "compiler", "bucketmod.runtime": "runtime"}
 
-setup(packages=[name for root, folder in FOLDERS.items() for name in [root, *(f"{root}.{p}" for p in find_packages(folder))]])
+inner = [f"{root}.{package}" for root, folder in FOLDERS.items() for package in find_packages(folder)]
+setup(packages=[*FOLDERS, *inner])

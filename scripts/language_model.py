@@ -101,7 +101,10 @@ def make_plan(config: Configuration, buckets: Sequence[int]) -> Plan:
 def plan() -> Plan:
     """For the command line; sizes come from the environment (LM_VOCABULARY, LM_HIDDEN, LM_EMBED, LM_LAYERS, LM_BATCH,
     LM_CELL), with W1 of the benchmark as the default."""
-    number = lambda name, default: int(os.environ.get(name, default))  # noqa: E731
+
+    def number(name: str, default: int) -> int:
+        return int(os.environ.get(name, default))
+
     config = Configuration(
         vocabulary=number("LM_VOCABULARY", 10000), hidden=number("LM_HIDDEN", 200), embed=number("LM_EMBED", 200),
         layers=number("LM_LAYERS", 2), batch_size=number("LM_BATCH", 32), cell=os.environ.get("LM_CELL", "lstm"),

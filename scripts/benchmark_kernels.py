@@ -3,7 +3,7 @@
 
     python scripts/benchmark_kernels.py [--threads 1] [--target cpu] [--seconds 0.5] [NAME ...]
 
-NAMEs choose among the cases (parts of their names). All cases take turns, so a disturbance hits them alike, and each finds
+NAMEs choose among the cases (parts of their names). All take turns, so a disturbance hits them alike, and each finds
 its operands in memory, not in a cache. The best time of each counts. The peak is that of multiply-adds that stay in
 registers, on as many threads.
 """

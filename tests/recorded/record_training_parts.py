@@ -1,7 +1,7 @@
 """Records optimizers, schedules, callbacks' log lines and iterators of MXNet 1.9.1.
 
 The cases are functions of the package (``mx``); the tests run them with ours. Run with MXNet's Python 3.9
-environment: writes training_parts.json, mxnet.params and optimizer states beside this file.
+environment: writes training_parts.json, mxnet_*.params and mxnet_*.states beside this file.
 """
 
 import json

@@ -5,13 +5,12 @@ from __future__ import annotations
 from processes import run_python
 
 # Trains some steps on every bucket, runs inference, and prints digests of what came out.
-SESSION = """
+TRAINING = """
 import hashlib, json
 import bucketmod as mx
 from training_cases import batches, make_module
 
 module = make_module(mx, "lstm", "adam")
-losses = []
 for batch, _ in zip(batches(mx, "NT"), range(6)):
     module.forward_backward(batch)
     module.update()
@@ -51,8 +50,8 @@ print(json.dumps(found))
 
 
 def test_a_warm_cache_needs_no_compiler() -> None:
-    with_compiler = run_python(SESSION + REPORT)
-    without = run_python(BLOCKADE + SESSION + REPORT, BUCKETMOD_COMPILE="0")
+    with_compiler = run_python(TRAINING + REPORT)
+    without = run_python(BLOCKADE + TRAINING + REPORT, BUCKETMOD_COMPILE="0")
     assert without["compiled"] == 0
     assert without["loaded"] == []
     assert without["perplexity"] == with_compiler["perplexity"]

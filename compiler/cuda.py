@@ -7,7 +7,9 @@ and running it from the runtime comes in a later version, so ``compile_program``
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import tvm
@@ -23,20 +25,59 @@ from bucketmod.compiler.target import Target
 _log = logging.getLogger(__name__)
 
 
-def build_for_cuda(program: Program, mode: str, wrt: Sequence[str], target: Target) -> Any:
-    """Returns a Relax executable whose ``main`` takes the program's inputs (and ``__seed__`` last, when it draws random
-    numbers) and returns its outputs. Raises CompileError naming the node or the kernel at fault."""
+@dataclass
+class CudaProgram:
+    """``executable``: a Relax executable; its ``main`` takes the inputs of ``program``, last ``__seed__`` (int64[2]:
+    seed, step) if ``seeded``, and returns the outputs of ``program``, which for training has the gradients in it."""
+
+    executable: Any
+    program: Program
+    seeded: bool
+
+    def source(self) -> str:
+        """The CUDA source of all kernels; it is compiled when the executable is loaded."""
+        return "\n".join(_sources(self.executable.mod))
+
+    def kernels(self) -> list[str]:
+        """Names of the functions that ``main`` calls, those of TVM's runtime aside."""
+        called = re.findall(r"^\s*call\s+(\S+)\s+in:", self.executable.as_text(), re.MULTILINE)
+        return sorted({name for name in called if not name.startswith("vm.")})
+
+
+def _sources(module: Any) -> Iterator[str]:
+    if module.kind == "cuda":
+        yield module.inspect_source()
+    for imported in module.imports:
+        yield from _sources(imported)
+
+
+def build_for_cuda(program: Program, mode: str, wrt: Sequence[str], target: Target) -> CudaProgram:
+    """Builds a forward program for "infer", or with the gradients of ``wrt`` for "train".
+
+    Raises CompileError naming the node or the kernel at fault.
+    """
     if target.kind != "cuda":
         raise ValueError(f"target {target.name!r} is not a CUDA target")
     program = graph_phase(program, mode, wrt)
     device = target.tvm()
     with device, tvm.transform.PassContext(opt_level=3):
-        module, _ = import_program(program, target)
+        module, seeded = import_program(program, target)
         module = schedule_gpu(_lower_operators(module), target)
         try:
-            return relax.build(module, target=device, relax_pipeline=relax.pipeline.default_build_pipeline())
+            executable = relax.build(module, target=device, relax_pipeline=relax.pipeline.default_build_pipeline())
         except Exception as error:  # TVM raises many kinds
             raise _name_culprit(module, target, error) from error
+    built = CudaProgram(executable, program, seeded)
+    _check_kernels(built, target)
+    return built
+
+
+def _check_kernels(built: CudaProgram, target: Target) -> None:
+    """A function whose loops are not bound to threads becomes code for the host, which cannot read the GPU's memory."""
+    on_gpu = set(re.findall(r"__global__ .*?\b(\w+)_kernel(?:_\d+)?\(", built.source()))
+    missing = [name for name in built.kernels() if name not in on_gpu]
+    if missing:
+        raise CompileError(f"kernel {missing[0]!r} has no code for {target.name}: its loops are bound to no threads")
 
 
 def _lower_operators(module: ir.IRModule) -> ir.IRModule:

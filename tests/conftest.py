@@ -10,6 +10,15 @@ from pathlib import Path
 import pytest
 
 _VARIABLE = "BUCKETMOD_CACHE"
+# Folders whose tests need a CPU target, and why: skipped in a run for CUDA, as are tests marked ``cpu_only(reason)``.
+_RUNTIME = "the runtime loads artifacts for CPUs only"
+_CPU_ONLY = {
+    "kernels": "these are the forms of kernels for CPUs; the portable forms are built for CUDA by tests/compiler",
+    "module": _RUNTIME,
+    "runtime": _RUNTIME,
+    "scripts": _RUNTIME,
+    "training": _RUNTIME,
+}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -21,9 +30,22 @@ def pytest_configure(config: pytest.Config) -> None:
     (``scripts/test`` sets one that stays, so that a second run compiles nothing)."""
     if _VARIABLE not in os.environ:
         config.stash[_made] = os.environ[_VARIABLE] = tempfile.mkdtemp(prefix="bucketmod-tests-")
+    config.addinivalue_line("markers", "cpu_only(reason): needs a CPU target; skipped in a run for CUDA")
     target = config.getoption("--target")
     if target.startswith("cpu"):
         os.environ["BUCKETMOD_TARGET"] = target
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    target = config.getoption("--target")
+    if target.startswith("cpu"):
+        return
+    for item in items:
+        marker = item.get_closest_marker("cpu_only")
+        folder = item.path.relative_to(Path(__file__).parent).parts[0]
+        reason = marker.args[0] if marker is not None else _CPU_ONLY.get(folder)
+        if reason is not None:
+            item.add_marker(pytest.mark.skip(reason=f"not for {target}: {reason}"))
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

@@ -6,27 +6,43 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from bucketmod.compiler.artifact_writer import write_artifact
 from bucketmod.compiler.pipeline import compile_program
 from bucketmod.compiler.program import Program
+from bucketmod.compiler.target import parse_target
 from bucketmod.runtime.artifact import Artifact
 from bucketmod.runtime.memory import aligned_copy, aligned_empty
 from bucketmod.runtime.tvm_runtime import tensor
 
 
 class CompiledProgram:
-    """``run`` returns every output and gradient by name."""
+    """A forward program ("infer"), or one with the gradients of ``wrt`` ("train"), compiled for ``target``.
+
+    For CUDA it is built everywhere, and runs where there is a GPU that can run it.
+    """
 
     def __init__(self, program: Program, folder: Path, mode: str = "infer", wrt: Sequence[str] = (),
                  target: str = "cpu"):  # fmt: skip
+        form = OnGpu if target.startswith("cuda") else OnCpu
+        self.form = form(program, folder, mode, wrt, target)
+
+    def run(self, inputs: dict[str, np.ndarray], seed: tuple[int, int] = (0, 0)) -> dict[str, np.ndarray]:
+        """Every output and gradient by name. Skips the test on a machine that cannot run the target."""
+        return self.form.run(inputs, seed)
+
+
+class OnCpu:
+    """An artifact, written and loaded."""
+
+    def __init__(self, program: Program, folder: Path, mode: str, wrt: Sequence[str], target: str):
         compiled = compile_program(program, mode, wrt, target)
         write_artifact(compiled.manifest, compiled.files, folder)
         self.artifact = Artifact.load(folder)
-        self.manifest = self.artifact.manifest
 
-    def run(self, inputs: dict[str, np.ndarray], seed: tuple[int, int] = (0, 0)) -> dict[str, np.ndarray]:
-        manifest = self.manifest
+    def run(self, inputs: dict[str, np.ndarray], seed: tuple[int, int]) -> dict[str, np.ndarray]:
+        manifest = self.artifact.manifest
         workspace = aligned_empty((manifest.workspace_bytes,), "uint8")
         workspace[:] = 255  # NaN: reading what nobody wrote shows
         arrays: dict[str, np.ndarray] = {}
@@ -48,4 +64,36 @@ class CompiledProgram:
             self.artifact.function(entry)(*[tensor(arrays[name]) for name in names], tensor(workspace))
         return {
             spec.name: arrays[spec.name].copy() for spec in manifest.tensors if spec.role in ("output", "gradient")
+        }
+
+
+class OnGpu:
+    """A Relax executable for CUDA."""
+
+    def __init__(self, program: Program, folder: Path, mode: str, wrt: Sequence[str], target: str):
+        from bucketmod.compiler.cuda import build_for_cuda
+
+        self.target = parse_target(target)
+        self.built = build_for_cuda(program, mode, wrt, self.target)
+
+    def run(self, inputs: dict[str, np.ndarray], seed: tuple[int, int]) -> dict[str, np.ndarray]:
+        import tvm
+        from tvm import relax
+
+        device = tvm.cuda(0)
+        if not device.exist:
+            pytest.skip(f"built for {self.target.name}; no GPU here to run it")
+        level = f"sm_{device.compute_version.replace('.', '')}"
+        if level != self.target.arch.rstrip("af"):
+            pytest.skip(f"built for {self.target.name}; the GPU here is {level}")
+        program = self.built.program
+        given = [np.asarray(inputs[port.name], port.dtype).reshape(port.shape) for port in program.inputs]
+        if self.built.seeded:
+            given.append(np.asarray(seed, np.int64))
+        machine = relax.VirtualMachine(self.built.executable, device)
+        results = machine["main"](*[tvm.runtime.tensor(array, device) for array in given])
+        return {
+            port.name: result.numpy().reshape(port.shape)
+            for port, result in zip(program.outputs, results, strict=True)
+            if port.role in ("output", "gradient")
         }

@@ -15,12 +15,12 @@ RECORDED = Path(__file__).parent.parent / "recorded"
 
 
 @pytest.mark.parametrize("name", ["lstm", "gru", "rnn", "mlp"])
-def test_outputs_and_gradients(name, tmp_path):
+def test_outputs_and_gradients(name, tmp_path, target):
     with np.load(RECORDED / "foreign_models.npz") as arrays:
         numbers = {k.removeprefix(f"{name}/"): arrays[k] for k in arrays.files if k.startswith(f"{name}/")}
     program, parameters = adopt(onnx.load(RECORDED / f"foreign_{name}.onnx"), ["data"], ["label"])
     wrt = [port.name for port in program.by_role("parameter")]
-    got = CompiledProgram(program, tmp_path, "train", wrt).run({**numbers, **parameters})
+    got = CompiledProgram(program, tmp_path, "train", wrt, target).run({**numbers, **parameters})
     for key, want in numbers.items():
         if key not in ("data", "label"):
             name = f"{key.removeprefix('gradient of ')}_gradient" if key.startswith("gradient of ") else key

@@ -47,19 +47,22 @@ def topic_sentences() -> list[list[str]]:
     return [words for words in sentences if len(words) >= 4]
 
 
-def load_text() -> tuple[Any, Any, dict[str, int]]:
-    """Iterators for training and validation, and the vocabulary; the same in every process."""
+def load_text() -> tuple[Any, list[list[int]], dict[str, int]]:
+    """Training batches, validation sentences and the vocabulary; the same in every process."""
     random.seed(7)
     np.random.seed(7)
     sentences = topic_sentences()
     random.shuffle(sentences)
     held = len(sentences) // 10
     vocabulary = lm.build_vocabulary(sentences[held:], VOCABULARY - 2)
-    parts = []
-    for part in (sentences[held:], sentences[:held]):
-        coded = lm.split_long(lm.encode(part, vocabulary), max(BUCKETS))
-        parts.append(mx.rnn.BucketSentenceIter(coded, BATCH, buckets=list(BUCKETS), invalid_label=lm.PADDING))
-    return parts[0], parts[1], vocabulary
+    train, valid = (
+        lm.split_long(lm.encode(part, vocabulary), max(BUCKETS)) for part in (sentences[held:], sentences[:held])
+    )
+    return make_batches(train), valid, vocabulary
+
+
+def make_batches(sentences: list[list[int]]) -> Any:
+    return mx.rnn.BucketSentenceIter(sentences, BATCH, buckets=list(BUCKETS), invalid_label=lm.PADDING)
 
 
 def make_module(vocabulary: dict[str, int], batches: Any) -> Any:
@@ -69,11 +72,11 @@ def make_module(vocabulary: dict[str, int], batches: Any) -> Any:
     return module
 
 
-def perplexity(module: Any, batches: Any) -> float:
-    """Over the same sentences each time: the iterator shuffles and drops what fills no batch."""
+def perplexity(module: Any, sentences: list[list[int]]) -> float:
+    """Over the same batches each time: an iterator shuffles, and leaves out what fills no batch."""
     random.seed(5)
     np.random.seed(5)
-    return dict(module.score(batches, mx.metric.Perplexity(lm.PADDING)))["perplexity"]
+    return dict(module.score(make_batches(sentences), mx.metric.Perplexity(lm.PADDING)))["perplexity"]
 
 
 def train(module: Any, batches: Any) -> None:
@@ -119,11 +122,11 @@ def write_sentences(module: Any, vocabulary: dict[str, int], starts: list[str]) 
 
 def resume(prefix: str) -> None:
     """Run in a fresh process: checkpoint and cached artifacts only."""
-    train_batches, valid_batches, vocabulary = load_text()
+    train_batches, valid, vocabulary = load_text()
     _, arg_params, aux_params = mx.model.load_checkpoint(prefix, EPOCHS)
     module = make_module(vocabulary, train_batches)
     module.set_params(arg_params, aux_params)
-    value = perplexity(module, valid_batches)
+    value = perplexity(module, valid)
     compilers = [name for name in ("onnx", "onnxruntime", "tvm.relax") if name in sys.modules]
     print(json.dumps({"perplexity": value, "compiled": mx.binding.compiled_count(), "imported": compilers}))
 
@@ -138,8 +141,8 @@ def main() -> None:
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     started = time.perf_counter()
     mx.random.seed(1)
-    train_batches, valid_batches, vocabulary = load_text()
-    print(f"{len(train_batches.idx)} training and {len(valid_batches.idx)} validation batches of {BATCH} sentences, "
+    train_batches, valid, vocabulary = load_text()
+    print(f"{len(train_batches.idx)} training batches of {BATCH} sentences, {len(valid)} sentences for validation, "
           f"buckets {', '.join(map(str, BUCKETS))}, {len(vocabulary)} words")  # fmt: skip
     config = lm.Configuration(vocabulary=len(vocabulary), **CONFIG)
     rows = precompile(lm.make_plan(config, BUCKETS), jobs=2, show_progress=True)
@@ -148,9 +151,9 @@ def main() -> None:
         sys.exit(1)
     module = make_module(vocabulary, train_batches)
     module.init_params(mx.init.Xavier(factor_type="in", magnitude=2.34))
-    before = perplexity(module, valid_batches)
+    before = perplexity(module, valid)
     train(module, train_batches)
-    after = perplexity(module, valid_batches)
+    after = perplexity(module, valid)
     print(f"validation perplexity: {before:.1f} before, {after:.1f} after {EPOCHS} epochs")
     for sentence in write_sentences(module, vocabulary, ["the", "if the", "a class", "an exception", "functions"]):
         print(f"  {sentence}")

@@ -18,6 +18,7 @@ from tvm.s_tir import dlight
 
 from bucketmod.compiler.errors import CompileError
 from bucketmod.compiler.importer.importer import import_program
+from bucketmod.compiler.passes.tuple_items import hide_tuple_items, show_tuple_items
 from bucketmod.compiler.pipeline import graph_phase, keep_kernels_whole
 from bucketmod.compiler.program import Program
 from bucketmod.compiler.target import Target
@@ -87,8 +88,10 @@ def _lower_operators(module: ir.IRModule) -> ir.IRModule:
         keep_kernels_whole(),
         relax.transform.LegalizeOps(),
         relax.transform.AnnotateTIROpPattern(),
+        hide_tuple_items(),
         relax.transform.FuseOps(),
         relax.transform.FuseTIR(),
+        show_tuple_items(),
         relax.transform.DeadCodeElimination(["main"]),
     ]
     return tvm.transform.Sequential(passes)(module)

@@ -25,6 +25,7 @@ from bucketmod.compiler.lowering.calls import read_calls
 from bucketmod.compiler.lowering.host import build_module, build_object, is_tuned
 from bucketmod.compiler.lowering.layout import Layout, lay_out
 from bucketmod.compiler.passes.schedule_cpu import schedule_cpu
+from bucketmod.compiler.passes.tuple_items import hide_tuple_items, show_tuple_items
 from bucketmod.compiler.program import SEED, Program
 from bucketmod.compiler.target import Target, parse_target
 from bucketmod.runtime.artifact import CONSTANTS_FILE, Manifest, TensorSpec
@@ -74,8 +75,10 @@ def relax_phase(module: ir.IRModule) -> ir.IRModule:
         keep_kernels_whole(),
         transform.LegalizeOps(skip_ops=_VIEWS),
         transform.AnnotateTIROpPattern(),
+        hide_tuple_items(),
         transform.FuseOps(),
         transform.FuseTIR(),
+        show_tuple_items(),
         transform.DeadCodeElimination(["main"]),
         transform.ToNonDataflow(),
     ]

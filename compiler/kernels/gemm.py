@@ -140,12 +140,12 @@ class Plan:
         return [s for s in segments if s.count and s.size]
 
     def panels(self, gemm: Gemm) -> list[Segment]:
-        """Panels; as many as needed are one vector narrower, so that no vector is computed in vain."""
+        """Panels, as few as there can be, of widths that differ by a vector at most: none is computed in vain."""
         vectors = -(-gemm.n // self.lanes)
         count = -(-vectors // self.tile_vectors)
-        narrow = count * self.tile_vectors - vectors
+        narrow, wide = divmod(vectors, count)
         segments, at, first = [], 0, 0
-        for parts, width in ((count - narrow, self.tile_vectors), (narrow, self.tile_vectors - 1)):
+        for parts, width in ((wide, narrow + 1), (count - wide, narrow)):
             size = width * self.lanes
             full = min(parts, (gemm.n - first) // size) if parts else 0
             segments.append(Segment(at, full, first, size))

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from bucketmod.compiler.kernels.gemm import Gemm, plan
+from bucketmod.compiler.kernels.gemm import Gemm, Plan, plan
 from bucketmod.compiler.target import host_level, parse_target
 
 tvm = pytest.importorskip("tvm")
@@ -49,6 +49,17 @@ def check(gemm, level):
     want = expected(gemm, inputs)
     np.testing.assert_allclose(got, want, atol=3e-6 * np.sqrt(gemm.k) + 1e-6, rtol=1e-5)
     return got
+
+
+@pytest.mark.parametrize("lanes, vectors", [(8, 1), (8, 2), (8, 3), (8, 4), (16, 3), (16, 4)])
+def test_panels_cover_every_column_once(lanes, vectors):
+    for n in range(1, 10 * lanes):
+        cut = Plan(lanes, 3, vectors, 1, 1, 1, False, False).panels(Gemm(3, 1, n))
+        starts = [segment.first + i * segment.size for segment in cut for i in range(segment.count)]
+        numbers = [segment.start + i for segment in cut for i in range(segment.count)]
+        assert starts == sorted(set(starts)) and starts[0] == 0 and numbers == list(range(len(starts)))
+        assert all(0 < segment.size <= vectors * lanes and segment.count > 0 for segment in cut)
+        assert sum(segment.count * segment.size for segment in cut) == n
 
 
 @pytest.mark.parametrize("level", LEVELS)

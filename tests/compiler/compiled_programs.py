@@ -43,8 +43,8 @@ class OnCpu:
 
     def run(self, inputs: dict[str, np.ndarray], seed: tuple[int, int]) -> dict[str, np.ndarray]:
         manifest = self.artifact.manifest
-        workspace = aligned_empty((manifest.workspace_bytes,), "uint8")
-        workspace[:] = 255  # NaN: reading what nobody wrote shows
+        fences = [Fenced((manifest.workspace_bytes,), "uint8")]
+        workspace = fences[0].array
         arrays: dict[str, np.ndarray] = {}
         for spec in manifest.tensors:
             if spec.offset is not None:
@@ -57,14 +57,37 @@ class OnCpu:
             elif spec.name in inputs:
                 arrays[spec.name] = aligned_copy(np.asarray(inputs[spec.name], spec.dtype).reshape(spec.shape))
             else:
-                arrays[spec.name] = aligned_empty(spec.shape, spec.dtype)
-                arrays[spec.name].view("uint8")[...] = 255
+                fences.append(Fenced(spec.shape, spec.dtype))
+                arrays[spec.name] = fences[-1].array
         for entry in [name for name in ("infer", "forward", "backward") if name in manifest.entries]:
             names = manifest.entries[entry]
             self.artifact.function(entry)(*[tensor(arrays[name]) for name in names], tensor(workspace))
+        for fence in fences:
+            fence.check()
         return {
             spec.name: arrays[spec.name].copy() for spec in manifest.tensors if spec.role in ("output", "gradient")
         }
+
+
+class Fenced:
+    """Memory that a program writes: it begins as NaN, so that reading what nobody wrote shows, and what lies beside it
+    must stay as it was."""
+
+    _BESIDE = 512  # bytes, more than the widest vector store
+    _MARK = 0xAB
+
+    def __init__(self, shape: Sequence[int], dtype: str):
+        size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+        self.memory = aligned_empty((size + 2 * self._BESIDE,), "uint8")
+        self.memory[:] = self._MARK
+        inner = self.memory[self._BESIDE : self._BESIDE + size]
+        inner[:] = 255
+        self.array = inner.view(dtype).reshape(shape)
+        self.size = size
+
+    def check(self) -> None:
+        for name, part in (("before", self.memory[: self._BESIDE]), ("after", self.memory[self._BESIDE + self.size :])):
+            assert (part == self._MARK).all(), f"the program wrote {name} memory of shape {self.array.shape}"
 
 
 class OnGpu:

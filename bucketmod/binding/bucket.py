@@ -14,10 +14,14 @@ from typing import Any
 import numpy as np
 
 from bucketmod.base import MXNetError, ShapeError
+from bucketmod.binding.artifacts import obtain
 from bucketmod.binding.onnx_model import OnnxModel
 from bucketmod.compiler import source_digest, versions
 from bucketmod.compiler.service import CompileRequest
 from bucketmod.compiler.target import parse_target
+from bucketmod.runtime.executor import Executor
+from bucketmod.runtime.parameter_store import ParameterStore
+from bucketmod.runtime.workspace import InputBuffers, Workspace
 from bucketmod.symbol.symbol import Symbol
 
 _DIGEST_FORMAT = 1
@@ -81,6 +85,23 @@ class Bucket:
             "shapes": {a.name: list(a.shape) for a in self.arguments if a.role in ("data", "label", "state")},
         }
         return CompileRequest(lambda: self._program(is_train), mode, tuple(wrt), target, name, digest, info)
+
+    def executor(
+        self,
+        is_train: bool,
+        wrt: Sequence[str],
+        target: str,
+        store: ParameterStore,
+        workspace: Workspace,
+        inputs: InputBuffers,
+        accumulate: frozenset[str] = frozenset(),
+    ) -> Executor:
+        """One of the bucket's programs, found or compiled, and bound to this memory.
+
+        ``is_train``, ``wrt``, ``target`` as in :meth:`request`, which also tells the errors with ``obtain``;
+        ``accumulate``: inputs whose gradients add up over backward passes.
+        """
+        return Executor(obtain(self.request(is_train, wrt, target)), store, workspace, inputs, accumulate)
 
     @property
     def graph_name(self) -> str:

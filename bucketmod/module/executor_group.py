@@ -10,7 +10,7 @@ import numpy as np
 
 from bucketmod import random
 from bucketmod.base import MXNetError
-from bucketmod.binding import Bucket, default_target, obtain
+from bucketmod.binding import Bucket, default_target
 from bucketmod.ndarray import NDArray
 from bucketmod.runtime.executor import Executor
 from bucketmod.runtime.parameter_store import ParameterStore
@@ -123,9 +123,10 @@ class ExecutorGroup:
 
     def _make_executor(self, is_train: bool) -> Executor:
         wrt = self.wrt if is_train else ()
-        artifact = obtain(self.bucket.request(is_train, wrt, default_target()))
         memory, add = self.memory, frozenset(name for name in wrt if self.grad_req[name] == "add")
-        self._executors[is_train] = Executor(artifact, memory.store, memory.workspace, memory.inputs, add)
+        self._executors[is_train] = self.bucket.executor(
+            is_train, wrt, default_target(), memory.store, memory.workspace, memory.inputs, add
+        )
         return self._executors[is_train]
 
     # ---- results

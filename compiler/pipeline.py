@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import io
@@ -102,24 +103,53 @@ def compile_program(program: Program, mode: str, wrt: Sequence[str], target_name
     gradients are wanted, for "train". Raises CompileError (or a class of it) naming the node at fault, and
     NotImplementedError for CUDA targets, whose programs can be built (see ``compiler.cuda``) but not run yet.
     """
+    started = time.perf_counter()
+    lowered = lower_program(program, mode, wrt, target_name)
+    with lowered.context():
+        layout = lowered.layout
+        module = build_module(lowered.functions, layout.entries, layout.offsets, layout.workspace_bytes)
+        library = build_object(module, lowered.target.tvm())
+    manifest = describe(lowered.program, layout, mode, lowered.target, time.perf_counter() - started)
+    return package(manifest, library, layout.constants)
+
+
+@dataclass
+class LoweredProgram:
+    """A program as kernels with final loops, laid out in memory: what is left is machine code."""
+
+    program: Program
+    target: Target
+    functions: dict[ir.GlobalVar, tirx.PrimFunc]
+    layout: Layout
+
+    def context(self) -> contextlib.ExitStack:
+        """The target and TVM's settings, which every pass runs under."""
+        return _settings(self.target)
+
+
+def _settings(target: Target) -> contextlib.ExitStack:
+    stack = contextlib.ExitStack()
+    stack.enter_context(target.tvm())
+    stack.enter_context(tvm.transform.PassContext(opt_level=3))
+    return stack
+
+
+def lower_program(program: Program, mode: str, wrt: Sequence[str], target_name: str) -> LoweredProgram:
+    """Everything but machine code. Arguments and errors are those of ``compile_program``."""
     if mode not in MODES:
         raise ValueError(f"mode {mode!r}: expected one of {MODES}")
     target = parse_target(target_name)
     if target.cpu is None:
         raise NotImplementedError(f"running on {target.name} is not built yet: CUDA execution comes in a later version")
-    started = time.perf_counter()
     program = graph_phase(program, mode, wrt)
     logger.debug("%d nodes after the graph phase", len(program.model.graph.node))
-    with target.tvm(), tvm.transform.PassContext(opt_level=3):
+    with _settings(target):
         module, seeded = import_program(program, target)
         module = relax_phase(module)
         functions = schedule_phase(module, target)
         layout = lay_out(program, read_calls(module["main"]), seeded, mode)
-        functions.update(layout.copies)
-        module = build_module(functions, layout.entries, layout.offsets, layout.workspace_bytes)
-        library = build_object(module, target.tvm())
-    manifest = describe(program, layout, mode, target, time.perf_counter() - started)
-    return package(manifest, library, layout.constants)
+    functions.update(layout.copies)
+    return LoweredProgram(program, target, functions, layout)
 
 
 def describe(program: Program, layout: Layout, mode: str, target: Target, seconds: float) -> Manifest:

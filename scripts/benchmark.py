@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
-"""Step times of the W1 language model, as JSON lines: ``{peer, workload, bucket, metric, value, ...}``.
+"""Step times of a workload, as JSON lines: ``{peer, workload, bucket, metric, value, ...}``.
 
-    python scripts/benchmark.py --workload W1 [--cell unrolled|fused] [--rounds 5] [--steps 5]
+    python scripts/benchmark.py --workload W1|W2|W3 [--cell unrolled|fused] [--threads N] [--target cpu] [--profile]
 
 ``train_ms`` and ``infer_ms`` lines hold one step each, in rounds over all buckets, so that a disturbance of the machine
 hits every bucket alike. ``summary`` lines follow: the median step, the GFLOP/s of its matrix products, and their share
-of the machine's peak, measured in the same run. The readable table goes to standard error.
+of the machine's peak, measured in the same run. With ``--profile`` the time of every kernel follows, as ``kernel``
+lines: name, shapes, calls, ms, GFLOP/s, GB/s. Readable tables go to standard error.
 """
 
 from __future__ import annotations
@@ -21,76 +22,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-import bucketmod as mx
-
-W1 = dict(vocabulary=10000, embed=200, hidden=200, layers=2, batch=32, buckets=(10, 20, 30, 40, 50, 60), lr=0.01)
-WORKLOADS = {"W1": W1}
-BATCHES = 4  # distinct batches of each bucket, used in turn
-
-
-def flops(workload: dict[str, Any], length: int, train: bool) -> int:
-    """Floating-point operations of the matrix products of one step (2 a multiply-add); backward counts twice."""
-    embed, hidden, words = workload["embed"], workload["hidden"], workload["vocabulary"]
-    token = 8 * hidden * (embed + hidden) + (workload["layers"] - 1) * 16 * hidden * hidden + 2 * hidden * words
-    return workload["batch"] * length * token * (3 if train else 1)
-
-
-class LanguageModel:
-    """The W1 script on the Module API: unrolled LSTM cells, or one fused operator."""
-
-    def __init__(self, workload: dict[str, Any], fused: bool):
-        self.workload, self.fused = workload, fused
-        self.data = {length: self.batches(length) for length in workload["buckets"]}
-        largest = self.data[max(workload["buckets"])][0]
-        self.module = mx.mod.BucketingModule(self.make_sym_gen(), default_bucket_key=max(workload["buckets"]))
-        self.module.bind(data_shapes=largest.provide_data, label_shapes=largest.provide_label)
-        self.module.init_params(mx.init.Xavier(factor_type="in", magnitude=2.34))
-        self.module.init_optimizer(optimizer="sgd", optimizer_params={"learning_rate": workload["lr"]})
-
-    def make_sym_gen(self) -> Any:
-        hidden, layers = self.workload["hidden"], self.workload["layers"]
-        if self.fused:
-            cell = mx.rnn.FusedRNNCell(hidden, num_layers=layers, mode="lstm")
-        else:
-            cell = mx.rnn.SequentialRNNCell()
-            for layer in range(layers):
-                cell.add(mx.rnn.LSTMCell(hidden, prefix=f"lstm_l{layer}_"))
-
-        def sym_gen(length: int) -> Any:
-            data, label = mx.sym.Variable("data"), mx.sym.Variable("softmax_label")
-            embed = mx.sym.Embedding(data, input_dim=self.workload["vocabulary"],
-                                     output_dim=self.workload["embed"], name="embed")  # fmt: skip
-            cell.reset()
-            layout = "TNC" if self.fused else "NTC"
-            outputs, _ = cell.unroll(length, inputs=embed, merge_outputs=True, layout=layout)
-            scores = mx.sym.FullyConnected(mx.sym.Reshape(outputs, shape=(-1, hidden)),
-                                           num_hidden=self.workload["vocabulary"], name="pred")  # fmt: skip
-            softmax = mx.sym.SoftmaxOutput(scores, mx.sym.Reshape(label, shape=(-1,)), name="softmax")
-            return softmax, ("data",), ("softmax_label",)
-
-        return sym_gen
-
-    def batches(self, length: int) -> list[Any]:
-        random = np.random.RandomState(1000 + length)
-        made = []
-        for _ in range(BATCHES):
-            words = random.randint(1, self.workload["vocabulary"], (self.workload["batch"], length + 1))
-            data, label = (part.T if self.fused else part for part in (words[:, :-1], words[:, 1:]))
-            made.append(mx.io.DataBatch(
-                [mx.nd.array(data)], [mx.nd.array(label)], bucket_key=length,
-                provide_data=[mx.io.DataDesc("data", data.shape)],
-                provide_label=[mx.io.DataDesc("softmax_label", label.shape)],
-            ))  # fmt: skip
-        return made
-
-    def train(self, length: int, index: int) -> None:
-        self.module.forward_backward(self.data[length][index % BATCHES])
-        self.module.update()
-
-    def infer(self, length: int, index: int) -> None:
-        self.module.forward(self.data[length][index % BATCHES], is_train=False)
+from workloads import WORKLOADS, Described, Model, flops
 
 
 def measure_peak() -> float:
@@ -102,8 +34,8 @@ def measure_peak() -> float:
 
 def measure(options: argparse.Namespace, emit: Any) -> tuple[dict[tuple[str, int], list[float]], float]:
     """Milliseconds of every step by (mode, bucket), and the machine's peak in GFLOP/s."""
-    model = LanguageModel(WORKLOADS[options.workload], options.cell == "fused")
-    buckets = WORKLOADS[options.workload]["buckets"]
+    model = Model(WORKLOADS[options.workload], options.cell == "fused")
+    buckets = options.buckets or WORKLOADS[options.workload]["buckets"]
     steps: dict[tuple[str, int], list[float]] = defaultdict(list)
     peaks = []
     for mode in options.modes.split(","):
@@ -122,6 +54,35 @@ def measure(options: argparse.Namespace, emit: Any) -> tuple[dict[tuple[str, int
     return steps, max(peaks)
 
 
+def profile(options: argparse.Namespace, emit: Any) -> None:
+    """Kernel by kernel, in a process without the module: the compiler has a thread pool of its own."""
+    from bucketmod.binding.bucket import make_bucket
+    from bucketmod.compiler.profile import profile_program
+    from bucketmod.compiler.program import Program
+
+    workload = WORKLOADS[options.workload]
+    model = Described(workload, options.cell == "fused")
+    clock = time.process_time if options.cpu else time.perf_counter
+    for mode in options.modes.split(","):
+        for length in options.buckets or [max(workload["buckets"])]:
+            batch = model.data[length][0]
+            bucket = make_bucket(model.sym_gen(length)[0], batch.provide_data, batch.provide_label, key=length)
+            wrt = [argument.name for argument in bucket.by_role("parameter")] if mode == "train" else []
+            request = bucket.request(mode == "train", wrt, options.target)
+            values = {"data": batch.data[0].asnumpy(), "softmax_label": batch.label[0].asnumpy()}
+            program = Program.from_bytes(request.program())
+            rows = profile_program(program, request.mode, wrt, request.target, values, options.rounds, clock)
+            total = sum(row.seconds for row in rows)
+            print(f"\n{mode} {length}: {total * 1e3:.2f} ms, {sum(row.calls for row in rows)} calls", file=sys.stderr)
+            print(f"{'ms':>9} {'share':>6} {'calls':>5} {'GFLOP/s':>8} {'GB/s':>6}  kernel", file=sys.stderr)
+            for row in rows:
+                rate, traffic = row.flops / row.seconds / 1e9, row.bytes / row.seconds / 1e9
+                emit(length, "kernel", row.seconds * 1e3, mode=mode, name=row.name, shapes=row.shapes, calls=row.calls,
+                     gflops=round(rate, 1), gbytes=round(traffic, 1))  # fmt: skip
+                print(f"{row.seconds * 1e3:9.3f} {row.seconds / total:6.1%} {row.calls:5} {rate:8.0f} {traffic:6.1f}  "
+                      f"{row.name}  {row.shapes}", file=sys.stderr)  # fmt: skip
+
+
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--workload", choices=sorted(WORKLOADS), default="W1")
@@ -130,7 +91,13 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--threads", type=int, help="as TVM_NUM_THREADS; default: every core")
+    parser.add_argument("--target", default="cpu", help="what to compile for; default: this machine")
+    parser.add_argument("--buckets", type=lambda text: [int(part) for part in text.split(",")], help="e.g. 10,60")
+    parser.add_argument("--profile", action="store_true", help="kernel by kernel (largest bucket unless --buckets)")
+    parser.add_argument("--only-profile", action="store_true", help="leave the steps out")
+    parser.add_argument("--cpu", action="store_true", help="profile by CPU time, for a machine with other work to do")
     options = parser.parse_args(argv)
+    os.environ["BUCKETMOD_TARGET"] = options.target
     # Before TVM starts its threads, so that the kernels and the measured peak use the same number.
     if options.threads or "TVM_NUM_THREADS" not in os.environ:
         os.environ["TVM_NUM_THREADS"] = str(options.threads or len(os.sched_getaffinity(0)))
@@ -139,9 +106,18 @@ def main(argv: list[str] | None = None) -> None:
         line = {"peer": f"bucketmod_{options.cell}", "workload": options.workload, "bucket": bucket, "metric": metric}
         print(json.dumps({**line, "value": round(value, 4), **more}), flush=True)
 
+    if not options.only_profile:
+        report_steps(options, emit)
+    if options.only_profile:
+        profile(options, emit)
+    elif options.profile:
+        subprocess.run([sys.executable, __file__, *(argv or sys.argv[1:]), "--only-profile"], check=True)
+
+
+def report_steps(options: argparse.Namespace, emit: Any) -> None:
     steps, peak = measure(options, emit)
     emit(None, "peak_gflops", peak)
-    print(f"{'mode':6} {'bucket':>6} {'ms':>9} {'GFLOP/s':>8} {'of peak':>8}", file=sys.stderr)
+    print(f"peak {peak:.0f} GFLOP/s\n{'mode':6} {'bucket':>6} {'ms':>9} {'GFLOP/s':>8} {'of peak':>8}", file=sys.stderr)
     for (mode, length), times in steps.items():
         median = statistics.median(times)
         rate = flops(WORKLOADS[options.workload], length, mode == "train") / median / 1e6

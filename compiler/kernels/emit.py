@@ -7,7 +7,7 @@ from typing import Any
 
 from tvm import relax
 
-from bucketmod.compiler.kernels.kernel import Kernel, TensorShape
+from bucketmod.compiler.kernels.kernel import FLOPS, Kernel, TensorShape
 
 
 def emit_kernel(context: Any, kernel: Kernel, args: Sequence[Any]) -> list[Any]:
@@ -40,6 +40,8 @@ def _add_function(context: Any, kernel: Kernel) -> tuple[Any, list[tuple[int, ..
     else:
         outputs += kernel.scratch(cpu)
     inputs = [tuple(int(d) for d in buffer.shape) for buffer in function.params[: -len(outputs)]]
+    if kernel.flops:
+        function = function.with_attr(FLOPS, str(kernel.flops))  # text, for there may be more than 32 bits of them
     return context.bb.add_func(function.without_attr("global_symbol"), kernel.name), inputs, outputs
 
 

@@ -10,6 +10,8 @@ if TYPE_CHECKING:
 
 TUNED = "bucketmod.tuned"  # PrimFunc attribute: loops are final, no schedule may touch it
 
+FLOPS = "bucketmod.flops"  # PrimFunc attribute: what ``Kernel.flops`` says, for profiles
+
 TensorShape = tuple[tuple[int, ...], str]  # shape, dtype
 
 
@@ -29,6 +31,11 @@ class Kernel(ABC):
     @abstractmethod
     def outputs(self) -> list[TensorShape]:
         """Shape and dtype of each output."""
+
+    @property
+    def flops(self) -> int:
+        """Floating-point operations of the matrix products in a call, 2 a multiply-add; 0 for kernels without one."""
+        return 0
 
     def scratch(self, cpu: CpuFeatures) -> list[TensorShape]:
         """Buffers that only the tuned form needs; the memory planner places them in the workspace."""

@@ -109,7 +109,7 @@ def _needed(calls: list[KernelCall], outputs: dict[str, View]) -> list[bool]:
     return needed
 
 
-def _entry(name: str, calls: list[KernelCall]) -> EntryPoint:
+def make_entry(name: str, calls: list[KernelCall]) -> EntryPoint:
     """Arguments are whatever the calls touch outside of the workspace, in order of first use."""
     arguments: dict[Storage, None] = {}
     for call in calls:
@@ -131,7 +131,7 @@ def lay_out(program: Program, calls: CallList, seeded: bool, mode: str) -> Layou
         needed = _needed(everything, builder.outputs)
         ordered = [[c for c, n in zip(everything, needed, strict=True) if n is which] for which in (True, False)]
         names = ["forward", "backward"]
-    entries = [_entry(name, part) for name, part in zip(names, ordered, strict=True)]
+    entries = [make_entry(name, part) for name, part in zip(names, ordered, strict=True)]
     pinned = {view.storage for view in builder.outputs.values()}
     offsets, total = plan_offsets(lifetimes([call for part in ordered for call in part], pinned))
     constants: dict[str, np.ndarray] = {}

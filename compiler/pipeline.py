@@ -147,7 +147,7 @@ def lower_program(program: Program, mode: str, wrt: Sequence[str], target_name: 
         module, seeded = import_program(program, target)
         module = relax_phase(module)
         functions = schedule_phase(module, target)
-        layout = lay_out(program, read_calls(module["main"]), seeded, mode)
+        layout = lay_out(program, read_calls(module), seeded, mode)
     functions.update(layout.copies)
     return LoweredProgram(program, target, functions, layout)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from tvm import relax
 
-from bucketmod.compiler.kernels.kernel import FLOPS, Kernel, TensorShape
+from bucketmod.compiler.kernels.kernel import FLOPS, IN_PLACE, Kernel, TensorShape
 
 
 def emit_kernel(context: Any, kernel: Kernel, args: Sequence[Any]) -> list[Any]:
@@ -39,6 +39,8 @@ def _add_function(context: Any, kernel: Kernel) -> tuple[Any, list[tuple[int, ..
         function = kernel.portable()
     else:
         outputs += kernel.scratch(cpu)
+        if kernel.in_place:
+            function = function.with_attr(IN_PLACE, kernel.in_place)
     inputs = [tuple(int(d) for d in buffer.shape) for buffer in function.params[: -len(outputs)]]
     if kernel.flops:
         function = function.with_attr(FLOPS, str(kernel.flops))  # text, for there may be more than 32 bits of them

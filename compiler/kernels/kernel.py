@@ -12,6 +12,10 @@ TUNED = "bucketmod.tuned"  # PrimFunc attribute: loops are final, no schedule ma
 
 FLOPS = "bucketmod.flops"  # PrimFunc attribute: what ``Kernel.flops`` says, for profiles
 
+# PrimFunc attribute {output index: input index}: the output may be written over the input, in the same place. The memory
+# plan does so where nothing reads the input later; elsewhere, as in the tests of kernels, the two are apart.
+IN_PLACE = "bucketmod.in_place"
+
 TensorShape = tuple[tuple[int, ...], str]  # shape, dtype
 
 
@@ -36,6 +40,11 @@ class Kernel(ABC):
     def flops(self) -> int:
         """Floating-point operations of the matrix products in a call, 2 a multiply-add; 0 for kernels without one."""
         return 0
+
+    @property
+    def in_place(self) -> dict[int, int]:
+        """``IN_PLACE`` of the tuned form; input and output must have the same number of bytes."""
+        return {}
 
     def scratch(self, cpu: CpuFeatures) -> list[TensorShape]:
         """Buffers that only the tuned form needs; the memory planner places them in the workspace."""

@@ -13,6 +13,7 @@ import numpy as np
 from tvm import ir, relax
 
 from bucketmod.compiler.errors import CompileError
+from bucketmod.compiler.kernels.kernel import IN_PLACE
 
 
 @dataclass(eq=False)
@@ -47,11 +48,15 @@ class View:
 
 @dataclass(eq=False)
 class KernelCall:
-    """One call of a private function: it reads ``reads`` and writes ``writes``, passed in this order."""
+    """One call of a private function: it reads ``reads`` and writes ``writes``, passed in this order.
+
+    ``in_place``: output index -> index of the input that it may be written over.
+    """
 
     function: ir.GlobalVar
     reads: list[View]
     writes: list[View]
+    in_place: dict[int, int] = field(default_factory=dict)
 
 
 @dataclass
@@ -75,8 +80,9 @@ def tensor_type(type_: Any) -> tuple[tuple[int, ...], str]:
 
 
 class _Reader:
-    def __init__(self, function: relax.Function):
-        self.function = function
+    def __init__(self, module: ir.IRModule):
+        self.module = module
+        self.function = function = module["main"]
         self.values: dict[Any, Any] = {}  # Var -> View | list[View]
         self.constants: dict[Any, View] = {}
         inputs = []
@@ -135,7 +141,10 @@ class _Reader:
             _whole(Storage("intermediate", f"{function.name_hint}.{len(self.result.calls)}.{i}", *tensor_type(t)))
             for i, t in enumerate(types)
         ]
-        self.result.calls.append(KernelCall(function, arguments, writes))
+        attributes = self.module[function].attrs
+        in_place = attributes.get(IN_PLACE, {}) if attributes is not None else {}
+        in_place = {int(output): int(source) for output, source in in_place.items()}
+        self.result.calls.append(KernelCall(function, arguments, writes, in_place))
         return writes if isinstance(out, ir.TupleType) else writes[0]
 
 
@@ -148,6 +157,6 @@ def _prim(expr: Any) -> int:
     return int(value)
 
 
-def read_calls(function: relax.Function) -> CallList:
-    """Raises CompileError when an operator was left that is neither a kernel call nor a view."""
-    return _Reader(function).read()
+def read_calls(module: ir.IRModule) -> CallList:
+    """The calls of ``main``. Raises CompileError when an operator was left that is neither a kernel call nor a view."""
+    return _Reader(module).read()

@@ -20,7 +20,7 @@ from tvm.s_tir import transform as s_tir
 from tvm.s_tir.pipeline import finalize_device_passes, finalize_host_passes
 from tvm.tirx.compilation_pipeline import register_tir_pipeline
 
-from bucketmod.compiler.kernels.kernel import TUNED
+from bucketmod.compiler.kernels.kernel import IN_PLACE, TUNED
 from bucketmod.compiler.lowering.calls import KernelCall, Storage, View
 
 # Blocks to loops, for functions that TVM's own schedules left in that form.
@@ -121,7 +121,8 @@ def private_function(function: tirx.PrimFunc) -> tirx.PrimFunc:
         pointers.append(pointer)
         body.append(tirx.DeclBuffer(buffer, data=pointer))
     body += [_on_cpu(function.body), tirx.Return(tirx.IntImm("int32", 0))]
-    attrs = ir.make_node("ir.DictAttrs", **{"s_tir": True, "tirx.noalias": True})
+    alone = function.attrs is None or IN_PLACE not in function.attrs  # no two pointers lead to the same memory
+    attrs = ir.make_node("ir.DictAttrs", **{"s_tir": True, "tirx.noalias": alone})
     return tirx.PrimFunc(pointers, tirx.SeqStmt(body), ret_type=ir.PrimType("int32"), attrs=attrs)
 
 

@@ -15,7 +15,7 @@ from tvm.script.ir_builder import tirx as build
 
 from bucketmod.compiler.lowering.calls import CallList, KernelCall, Storage, View
 from bucketmod.compiler.lowering.host import EntryPoint
-from bucketmod.compiler.lowering.plan import lifetimes, plan_offsets
+from bucketmod.compiler.lowering.plan import lifetimes, plan_offsets, share_in_place
 from bucketmod.compiler.program import SEED, Port, Program
 
 
@@ -133,7 +133,10 @@ def lay_out(program: Program, calls: CallList, seeded: bool, mode: str) -> Layou
         names = ["forward", "backward"]
     entries = [make_entry(name, part) for name, part in zip(names, ordered, strict=True)]
     pinned = {view.storage for view in builder.outputs.values()}
-    offsets, total = plan_offsets(lifetimes([call for part in ordered for call in part], pinned))
+    in_order = [call for part in ordered for call in part]
+    homes = share_in_place(in_order, pinned)
+    offsets, total = plan_offsets(lifetimes(in_order, pinned, homes))
+    offsets |= {storage: offsets[home] for storage, home in homes.items()}
     constants: dict[str, np.ndarray] = {}
     for entry in entries:
         for storage in entry.arguments:

@@ -10,15 +10,37 @@ from bucketmod.compiler.lowering.calls import KernelCall, Storage
 from bucketmod.runtime.memory import ALIGNMENT
 
 
-def lifetimes(calls: list[KernelCall], pinned: set[Storage]) -> dict[Storage, tuple[int, int]]:
-    """First and last call that touches each intermediate; a pinned one lives to the end."""
+def share_in_place(calls: list[KernelCall], pinned: set[Storage]) -> dict[Storage, Storage]:
+    """Outputs that kernels write over an input of theirs: output -> the storage where it lives.
+
+    The input must be an intermediate of the same size that nobody touches afterwards and that the call reads once.
+    """
+    last = {view.storage: index for index, call in enumerate(calls) for view in (*call.reads, *call.writes)}
+    homes: dict[Storage, Storage] = {}
+    for index, call in enumerate(calls):
+        read = [view.storage for view in call.reads]
+        for output, source in call.in_place.items():
+            made, given = call.writes[output], call.reads[source]
+            kinds = {made.storage.kind, given.storage.kind}
+            free = last[given.storage] == index and given.storage not in pinned and read.count(given.storage) == 1
+            fits = made.whole and given.whole and made.storage.nbytes == given.storage.nbytes
+            if kinds == {"intermediate"} and free and fits:
+                homes[made.storage] = homes.get(given.storage, given.storage)
+    return homes
+
+
+def lifetimes(
+    calls: list[KernelCall], pinned: set[Storage], homes: dict[Storage, Storage]
+) -> dict[Storage, tuple[int, int]]:
+    """First and last call that touches each intermediate or what was written over it (``homes``: see
+    ``share_in_place``); a pinned one lives to the end."""
     lives: dict[Storage, tuple[int, int]] = {}
     for index, call in enumerate(calls):
         for view in (*call.reads, *call.writes):
-            if view.storage.kind == "intermediate":
-                first = lives.get(view.storage, (index, index))[0]
-                lives[view.storage] = (first, index)
-    for storage in pinned:
+            storage = homes.get(view.storage, view.storage)
+            if storage.kind == "intermediate":
+                lives[storage] = (lives.get(storage, (index, index))[0], index)
+    for storage in {homes.get(storage, storage) for storage in pinned}:
         if storage in lives:
             lives[storage] = (lives[storage][0], len(calls))
     return lives

@@ -37,7 +37,7 @@ def joined_items():
 
 def test_any_number_of_them_goes_through_fusion():
     module = relax_phase(joined_items())
-    calls = read_calls(module["main"]).calls
+    calls = read_calls(module).calls
     (join,) = [call for call in calls if "concat" in call.function.name_hint]
     writers = [call for call in calls if call is not join]
     assert len(writers) == COUNT

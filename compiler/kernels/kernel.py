@@ -12,7 +12,7 @@ TUNED = "bucketmod.tuned"  # PrimFunc attribute: loops are final, no schedule ma
 
 FLOPS = "bucketmod.flops"  # PrimFunc attribute: what ``Kernel.flops`` says, for profiles
 
-# PrimFunc attribute {output index: input index}: the output may be written over the input, in the same place. The memory
+# PrimFunc attribute {output index: input index}: the output may be written over the input, in one place. The memory
 # plan does so where nothing reads the input later; elsewhere, as in the tests of kernels, the two are apart.
 IN_PLACE = "bucketmod.in_place"
 

@@ -19,7 +19,7 @@ TYPE = relax.TensorType((SIZE,), "float32")
 
 
 def backward_sums():
-    """out[i] = first[i] + first[i + 1] + second[i], where ``out`` may be ``first``: what is still needed comes later."""
+    """out[i] = first[i] + first[i + 1] + second[i], where ``out`` may be ``first``: what is needed comes later."""
 
     def body(first, second, out):
         with T.serial(SIZE - 1) as i:

@@ -20,7 +20,7 @@ _MODULES = {
         name: name
         for name in (
             "attribute base binding callback context initializer io lr_scheduler metric model module name ndarray "
-            "optimizer random rnn symbol"
+            "optimizer random registry rnn symbol"
         ).split()
     },
 }

@@ -1,4 +1,4 @@
-"""Registries of classes by lower-case name, one a base class: ``register``, ``alias`` and ``create``."""
+"""``mx.registry``: classes by lower-case name, one registry a base class, with ``register``, ``alias``, ``create``."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from typing import Any, Generic, TypeVar
 Base = TypeVar("Base")
 Klass = TypeVar("Klass", bound=type)
 
+_classes: dict[type, dict[str, type]] = {}  # by base class, so that all who ask for one base share its names
+
 
 class Registry(Generic[Base]):
     """Subclasses of ``base`` by name; ``kind`` names them in messages and is the key of a dict configuration."""
@@ -17,7 +19,7 @@ class Registry(Generic[Base]):
     def __init__(self, base: type[Base], kind: str) -> None:
         self.base = base
         self.kind = kind
-        self.classes: dict[str, type[Base]] = {}
+        self.classes: dict[str, type[Base]] = _classes.setdefault(base, {})
 
     def register(self, klass: Klass, name: str | None = None) -> Klass:
         """Adds ``klass`` under ``name`` (its own name by default); warns when the name was taken. A class decorator.
@@ -68,3 +70,26 @@ class Registry(Generic[Base]):
             f"there is no {self.kind} {given!r}; known are {', '.join(sorted(self.classes))} (add others with register)"
         )
         return self.classes[given.lower()](*rest, **kwargs)
+
+
+def get_registry(base_class: type[Base]) -> dict[str, type[Base]]:
+    """A copy of the registry of ``base_class``: class by lower-case name."""
+    return dict(_classes.get(base_class, {}))
+
+
+def get_register_func(base_class: type[Base], nickname: str) -> Callable[..., Any]:
+    """``register(klass, name=None)`` for subclasses of ``base_class``; see :meth:`Registry.register`.
+
+    ``nickname``: what such a class is called in messages, and the key of its name in a dict configuration.
+    """
+    return Registry(base_class, nickname).register
+
+
+def get_alias_func(base_class: type[Base], nickname: str) -> Callable[..., Any]:
+    """``alias(*names)``, a class decorator that adds names; see :meth:`Registry.alias`."""
+    return Registry(base_class, nickname).alias
+
+
+def get_create_func(base_class: type[Base], nickname: str) -> Callable[..., Base]:
+    """``create(name, ...)`` of instances of registered classes; see :meth:`Registry.create`."""
+    return Registry(base_class, nickname).create

@@ -11,11 +11,23 @@ from recorded_cases import recorded, recorder
 import bucketmod as mx
 
 RECORDED = recorded("metrics")
+RECORDER = recorder("metrics")
 
 
-@pytest.mark.parametrize("case", RECORDED)
+@pytest.mark.parametrize("case", RECORDED["described"])
+def test_descriptions_and_configurations_are_those_of_mxnet(case: str) -> None:
+    assert RECORDER.describe(mx, case) == RECORDED["described"][case]
+
+
+@pytest.mark.filterwarnings("ignore:invalid value encountered")
+@pytest.mark.parametrize("case", RECORDED["edges"])
+def test_edges_are_those_of_mxnet(case: str) -> None:
+    assert RECORDER.run_edge(mx, case) == RECORDED["edges"][case]
+
+
+@pytest.mark.parametrize("case", RECORDER.CASES)
 def test_values_are_those_of_mxnet(case: str) -> None:
-    found = recorder("metrics").run(mx, case)
+    found = RECORDER.run(mx, case)
     assert [[name for name, _ in pairs] for pairs in found] == [[name for name, _ in p] for p in RECORDED[case]]
     for pairs, expected in zip(found, RECORDED[case], strict=True):
         np.testing.assert_allclose([v for _, v in pairs], [v for _, v in expected], rtol=2e-6)

@@ -16,10 +16,11 @@ _MODULES = {
     "mod": "module",
     "init": "initializer",
     "opt": "optimizer",
+    "kv": "kvstore",
     **{
         name: name
         for name in (
-            "attribute base binding callback context initializer io lr_scheduler metric model module name ndarray "
+            "attribute base binding callback context initializer io kvstore lr_scheduler metric model module name ndarray "
             "optimizer random registry rnn symbol"
         ).split()
     },

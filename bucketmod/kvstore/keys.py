@@ -1,0 +1,41 @@
+"""Keys and values of a store as callers give them: one of each, or lists."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from bucketmod.ndarray import NDArray
+
+Key = int | str
+
+
+def pairs(key: Any, value: Any) -> list[tuple[Key, list[NDArray]]]:
+    """Each key with the arrays given for it, in the order of first appearance; arrays of a repeated key are joined.
+
+    ``key``: an int or str, or a list of keys of one kind; ``value``: for a key an array or a list of arrays, for a list
+    of keys a list of those. AssertionError for anything else.
+    """
+    grouped: dict[Key, list[NDArray]] = {}
+    for each, arrays in flattened(key, value):
+        grouped.setdefault(each, []).extend(arrays)
+    return list(grouped.items())
+
+
+def flattened(key: Any, value: Any) -> Iterator[tuple[Key, list[NDArray]]]:
+    """As ``pairs``, but repeated keys stay apart."""
+    if not isinstance(key, (tuple, list)):
+        assert isinstance(key, (int, str)), f"unexpected type for keys: {type(key)}; a key is an int or a str"
+        arrays = [value] if isinstance(value, NDArray) else list(value)
+        for array in arrays:
+            assert isinstance(array, NDArray), f"value of key {key!r} must be an NDArray, got {type(array)}"
+        yield key, arrays
+        return
+    assert not isinstance(value, NDArray) and len(key) == len(value), (
+        f"{len(key)} keys need as many values, got {1 if isinstance(value, NDArray) else len(value)}"
+    )
+    for kind in (int, str):
+        some = any(isinstance(each, kind) for each in key)
+        assert not some or all(isinstance(each, kind) for each in key), f"inconsistent types of keys detected: {key}"
+    for each, arrays in zip(key, value, strict=True):
+        yield from flattened(each, arrays)

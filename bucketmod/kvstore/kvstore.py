@@ -1,0 +1,195 @@
+"""Stores of one process: gradients of its contexts are added up, and parameters updated, in main memory."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from bucketmod import optimizer as opt
+from bucketmod.atomic_file import replacing
+from bucketmod.base import MXNetError
+from bucketmod.kvstore.base import KVStoreBase
+from bucketmod.kvstore.keys import Key, flattened, pairs
+from bucketmod.ndarray import NDArray
+from bucketmod.runtime.memory import aligned_empty
+
+_LOCAL_TYPES = ("local", "device", "local_allreduce_cpu", "local_allreduce_device", "local_update_cpu")
+
+
+class KVStore(KVStoreBase):
+    """Values by key, made by ``create``; ``handle`` is the type's name.
+
+    What is pushed for a key (an array for each device) is added up. Without an updater the sum becomes the value; with
+    one, ``updater(key, sum, value)`` changes the value. All keys of a store are int, or all are str (MXNetError).
+    """
+
+    def __init__(self, handle: str) -> None:
+        assert isinstance(handle, str), f"a KVStore is made by create(), from the name of a type; got {type(handle)}"
+        self.handle = handle
+        self._updater: Callable[[Any, NDArray, NDArray], Any] | None = None
+        self._values: dict[Key, NDArray] = {}
+        self._sums: dict[Key, NDArray] = {}  # where gradients are added up for the updater; made once for each key
+
+    # ---- values
+
+    def init(self, key: Any, value: Any) -> None:
+        """Gives keys their first values, copies of ``value``. MXNetError for a key that has one already."""
+        for each, arrays in flattened(key, value):
+            self._check_kind(each)
+            for array in arrays:
+                if each in self._values:
+                    raise MXNetError(
+                        f"duplicate init of key {each}: init() and broadcast() take a key once; push() changes it"
+                    )
+                self._values[each] = array.copy()
+
+    def push(self, key: Any, value: Any, priority: int = 0) -> None:
+        """Adds arrays up over devices, in order, and puts the sum into the value (by the updater, if there is one).
+
+        MXNetError for an unknown key, or arrays that differ in shape or dtype.
+        """
+        for each, arrays in pairs(key, value):
+            if arrays:
+                self._push(each, arrays)
+
+    def _push(self, key: Key, arrays: Sequence[NDArray]) -> None:
+        stored = self._value(key)
+        if self._updater is not None:
+            total = arrays[0] if len(arrays) == 1 else self._target(self._sums, key, arrays[0])
+            self._add_up(key, arrays, total)
+            self._updater(key, total, stored)
+        else:
+            self._add_up(key, arrays, self._target(self._values, key, arrays[0]))
+
+    @staticmethod
+    def _target(group: dict[Key, NDArray], key: Key, like: NDArray) -> NDArray:
+        """The array of ``key`` in ``group``, replaced when its shape or dtype is another than that of ``like``."""
+        known = group.get(key)
+        if known is None or known.shape != like.shape or known.dtype != like.dtype:
+            known = group[key] = NDArray(aligned_empty(like.shape, like.dtype), like.context)
+        return known
+
+    def _add_up(self, key: Key, arrays: Sequence[NDArray], total: NDArray) -> None:
+        views, target = [array.numpy_view() for array in arrays], total.numpy_view()
+        for view in views[1:]:
+            if view.shape != views[0].shape or view.dtype != views[0].dtype:
+                raise MXNetError(
+                    f"push of key {key!r}: arrays differ, {views[0].dtype}{views[0].shape} and {view.dtype}{view.shape}"
+                )
+        if len(views) == 1:
+            if target is not views[0]:
+                np.copyto(target, views[0])
+            return
+        np.add(views[0], views[1], out=target)
+        for view in views[2:]:
+            target += view
+
+    def pull(self, key: Any, out: Any = None, priority: int = 0, ignore_sparse: bool = True) -> None:
+        """Copies values to ``out``, one or many arrays for a key. MXNetError for unknown keys and other shapes."""
+        assert out is not None, "pull() needs out"
+        for each, arrays in flattened(key, out):
+            value = self._value(each)
+            for array in arrays:
+                value.copyto(array)
+
+    def pushpull(self, key: Any, value: Any, out: Any = None, priority: int = 0) -> None:
+        """``push``, then ``pull`` to ``out``, or into the pushed arrays when ``out`` is None."""
+        self.push(key, value, priority)
+        self.pull(key, value if out is None else out, priority)
+
+    def broadcast(self, key: Any, value: Any, out: Any, priority: int = 0) -> None:
+        """``init`` with ``value``, then ``pull`` to ``out``."""
+        self.init(key, value)
+        self.pull(key, out, priority)
+
+    def row_sparse_pull(self, key: Any, out: Any = None, priority: int = 0, row_ids: Any = None) -> None:
+        """MXNetError, as in MXNet for dense arrays: there are no row_sparse arrays here; ``pull`` gives all rows."""
+        assert out is not None, "row_sparse_pull() needs out"
+        assert row_ids is not None, "row_sparse_pull() needs row_ids"
+        raise MXNetError("row_sparse_pull: the value and out must be row_sparse, but arrays here are dense; use pull()")
+
+    def _value(self, key: Key) -> NDArray:
+        self._check_kind(key)
+        if key not in self._values:
+            raise MXNetError(f"key {key} has not been inited: call init() before push() and pull()")
+        return self._values[key]
+
+    def _check_kind(self, key: Key) -> None:
+        first = next(iter(self._values), key)
+        if isinstance(first, str) != isinstance(key, str):
+            raise MXNetError(f"Mixed key types are not allowed: the store has keys like {first!r}, got {key!r}")
+
+    # ---- updates
+
+    def is_capable(self, capability: str) -> bool:
+        """True for "optimizer". ValueError for other words."""
+        if capability.lower() == KVStoreBase.OPTIMIZER:
+            return True
+        raise ValueError(f"Unknown capability: {capability}")
+
+    def set_optimizer(self, optimizer: opt.Optimizer) -> None:
+        """From now on pushed gradients update the values by ``optimizer``, with states of the store's own."""
+        self._set_updater(opt.get_updater(optimizer))
+
+    def _set_updater(self, updater: Callable[[Any, NDArray, NDArray], Any]) -> None:
+        """``updater(key, pushed sum, value)`` changes the value in place at every push."""
+        self._updater = updater
+
+    def save_optimizer_states(self, fname: str, dump_optimizer: bool = False) -> None:
+        """Writes the states (and the optimizer, if asked). AssertionError without an optimizer."""
+        assert isinstance(self._updater, opt.Updater), "the store has no optimizer: call set_optimizer() before saving"
+        states = self._updater.get_states(dump_optimizer)
+        with replacing(fname) as stream:
+            stream.write(states)
+
+    def load_optimizer_states(self, fname: str) -> None:
+        """Reads what ``save_optimizer_states`` wrote. AssertionError without an optimizer."""
+        assert isinstance(self._updater, opt.Updater), "the store has no optimizer: call set_optimizer() before loading"
+        with open(fname, "rb") as file:
+            self._updater.set_states(file.read())
+
+    # ---- what it is
+
+    @property
+    def type(self) -> str:
+        """The name that it was made with."""
+        return self.handle
+
+    @property
+    def rank(self) -> int:
+        """0: there is one worker."""
+        return 0
+
+    @property
+    def num_workers(self) -> int:
+        """1."""
+        return 1
+
+    def _barrier(self) -> None:
+        """Returns at once: there is nobody to wait for."""
+
+    def _send_command_to_servers(self, head: int, body: str) -> None:
+        raise NotImplementedError("commands to servers: training on several machines (dist kvstores)")
+
+
+def create(name: str = "local") -> KVStoreBase:
+    """A store: "local", "device" (allows gradient compression), or the name of a registered class.
+
+    Both do their work on the CPU. Names of no store give a local one, as in MXNet, with a warning. TypeError unless
+    ``name`` is text; NotImplementedError for "dist..." (several machines), MXNetError for "nccl".
+    """
+    if not isinstance(name, str):
+        raise TypeError(f"the name of a kvstore must be a string, got {name!r}")
+    name = name.lower()
+    if name in KVStoreBase.kv_registry:
+        return KVStoreBase.kv_registry[name]()
+    if "dist" in name:
+        raise NotImplementedError(f"kvstore {name!r}: training on several machines")
+    if name == "nccl":
+        raise MXNetError("kvstore 'nccl': this build has no NCCL; use 'device'")
+    if name not in _LOCAL_TYPES:
+        warnings.warn(f"there is no kvstore {name!r}: this one works like 'local'", stacklevel=2)
+    return KVStore(name)

@@ -36,11 +36,15 @@ _SOFTMAX_OUTPUT_ATTRIBUTES = (
     "grad_scale", "ignore_label", "use_ignore", "multi_output", "preserve_shape", "normalization", "out_grad",
     "smooth_alpha",
 )  # fmt: skip
+_REGRESSIONS = ("LinearRegressionOutput", "MAERegressionOutput", "LogisticRegressionOutput")
 
 SIGNATURES: dict[str, Signature] = {
     "SoftmaxOutput": Signature(("data", "label"), ("prob",), _SOFTMAX_OUTPUT_ATTRIBUTES),
     "MakeLoss": Signature(("data",), ("out",), ("grad_scale", "valid_thresh", "normalization")),
     "BlockGrad": Signature(("data",), ("out",), ()),
+    **{kind: Signature(("data", "label"), ("out",), ("grad_scale",)) for kind in _REGRESSIONS},
+    "SVMOutput": Signature(("data", "label"), ("out",), ("margin", "regularization_coefficient", "use_linear")),
+    "BatchNorm": Signature(("X", "gamma", "beta"), ("Y", "mean", "inv_std", "variance"), ("epsilon",)),
     "LSTM": Signature((*_RNN_INPUTS, "c0"), ("Y", "h_n", "c_n"), ("hidden_size", "reverse")),
     "GRU": Signature(_RNN_INPUTS, ("Y", "h_n"), ("hidden_size", "reverse")),
     "RNN": Signature(_RNN_INPUTS, ("Y", "h_n"), ("hidden_size", "reverse", "activation")),
@@ -97,6 +101,28 @@ def _softmax_output(body: _Body) -> None:
 
 def _identity(body: _Body) -> None:
     body.op("Identity", ["data"], "out")
+
+
+def _logistic(body: _Body) -> None:
+    body.op("Sigmoid", ["data"], "out")
+
+
+def _batch_norm(body: _Body) -> None:
+    """X is [N, C, ...]; statistics of the batch over all axes but the second."""
+    view = body.op("Reshape", ["X", body.constant([0, 0, -1])])
+
+    def column(vector: str) -> str:
+        return body.op("Reshape", [vector, body.constant([-1, 1])])
+
+    average = body.op("ReduceMean", [view], axes=[0, 2], keepdims=1)
+    distance = body.op("Sub", [view, average])
+    spread = body.op("ReduceMean", [body.op("Mul", [distance, distance])], axes=[0, 2], keepdims=1)
+    epsilon = body.op("Constant", [], value_float=_reference("epsilon", AttributeProto.FLOAT))
+    inverse = body.op("Reciprocal", [body.op("Sqrt", [body.op("Add", [spread, epsilon])])])
+    normal = body.op("Mul", [body.op("Mul", [distance, inverse]), column("gamma")])
+    body.op("Reshape", [body.op("Add", [normal, column("beta")]), body.op("Shape", ["X"])], "Y")
+    for value, name in ((average, "mean"), (inverse, "inv_std"), (spread, "variance")):
+        body.op("Reshape", [value, body.constant([-1])], name)
 
 
 def _regroup(body: _Body, gates: str, order: Sequence[int]) -> str:
@@ -170,6 +196,11 @@ _BODIES: dict[str, Callable[[_Body], None]] = {
     "SoftmaxOutput": _softmax_output,
     "MakeLoss": _identity,
     "BlockGrad": _identity,
+    "LinearRegressionOutput": _identity,
+    "MAERegressionOutput": _identity,
+    "LogisticRegressionOutput": _logistic,
+    "SVMOutput": _identity,
+    "BatchNorm": _batch_norm,
     "LSTM": _lstm,
     "GRU": _gru,
     "RNN": _rnn,

@@ -95,19 +95,24 @@ class Executor:
         calls = self._own_results("backward")
         if not self.trains:
             raise RuntimeError("backward needs a training program, this one was compiled for inference")
+        self.check_heads(head_gradients)
         for of, spec in self._head_specs.items():
-            given = None if head_gradients is None else head_gradients.get(of)
-            if given is None:
-                raise ValueError(f"output {of!r} is not a loss: backward needs its gradient, shape {spec.shape}")
-            if tuple(given.shape) != spec.shape:
-                raise ValueError(f"gradient of output {of!r} has shape {tuple(given.shape)}, expected {spec.shape}")
-            self._arrays[spec.name][...] = given
+            self._arrays[spec.name][...] = head_gradients[of]  # type: ignore[index]  # checked
         if not self._kept:
             self._functions[0](*calls[0])
         self._kept = False
         self._functions[1](*calls[1])
         for total, part in self._sums:
             np.add(total, part, out=total)
+
+    def check_heads(self, head_gradients: Mapping[str, np.ndarray] | None) -> None:
+        """ValueError when ``backward`` needs a gradient of an output that is not among these, or has another shape."""
+        for of, spec in self._head_specs.items():
+            given = None if head_gradients is None else head_gradients.get(of)
+            if given is None:
+                raise ValueError(f"output {of!r} is not a loss: backward needs its gradient, shape {spec.shape}")
+            if tuple(given.shape) != spec.shape:
+                raise ValueError(f"gradient of output {of!r} has shape {tuple(given.shape)}, expected {spec.shape}")
 
     def outputs(self) -> list[np.ndarray]:
         """The outputs in order: views of the workspace, valid until any program runs in it.
@@ -155,8 +160,8 @@ class Executor:
         if spec.offset is not None:
             view = memory[spec.offset : spec.offset + spec.nbytes]
             return view.view(spec.dtype).reshape(spec.shape)
-        if spec.role == "parameter":
-            return self.store.parameter(spec.name, spec.shape, spec.dtype)
+        if spec.role in ("parameter", "auxiliary") and (spec.of or spec.name) in self._parameters:
+            return self.store.parameter(spec.of or spec.name, spec.shape, spec.dtype)
         if spec.role == "auxiliary":
             return self.store.auxiliary_state(spec.of or spec.name, spec.shape, spec.dtype)
         if spec.role == "gradient" and spec.of in self._parameters:

@@ -208,6 +208,26 @@ def _layer_normalization_grad(options, dy, x, weight, mean, inverse):
     return dx, (dy * normal).sum(axis=rows), dy.sum(axis=rows)
 
 
+@_operator(DOMAIN, "BatchNorm")
+def _batch_norm(options, x, weight, bias):
+    axes = (0, *range(2, x.ndim))
+    mean, variance = x.mean(axis=axes), x.var(axis=axes)
+    inverse = 1 / np.sqrt(variance + options["epsilon"])
+    wide = (-1, *[1] * (x.ndim - 2))
+    y = (x - mean.reshape(wide)) * (inverse * weight).reshape(wide) + bias.reshape(wide)
+    return tuple(made.astype(x.dtype) for made in (y, mean, inverse, variance))
+
+
+@_operator(DOMAIN, "BatchNormGrad")
+def _batch_norm_grad(options, dy, x, weight, mean, inverse):
+    axes, wide = (0, *range(2, x.ndim)), (-1, *[1] * (x.ndim - 2))
+    normal = (x - mean.reshape(wide)) * inverse.reshape(wide)
+    dweight, dbias = (dy * normal).sum(axis=axes), dy.sum(axis=axes)
+    count = x.size / len(weight)
+    rest = dy - (dbias.reshape(wide) + normal * dweight.reshape(wide)) / count
+    return (weight * inverse).reshape(wide) * rest, dweight, dbias
+
+
 # Loss heads, as MXNet 1.9.1 computes them
 
 
@@ -254,6 +274,16 @@ def _class_gradient(options, prob, label):
         made = made / inner
         return made / outer if normalization == "batch" else made
     return made / label.size if normalization == "batch" else made
+
+
+@_operator(DOMAIN, "LinearRegressionOutput", "MAERegressionOutput", "SVMOutput")
+def _regression(options, data, label):
+    return data
+
+
+@_operator(DOMAIN, "LogisticRegressionOutput")
+def _logistic(options, data, label):
+    return sigmoid(data)
 
 
 @_operator(DOMAIN, "MakeLoss", "BlockGrad")

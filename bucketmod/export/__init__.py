@@ -2,6 +2,7 @@
 
 from bucketmod.export import (  # noqa: F401  (imported for what they register)
     activation,
+    channels,
     creation,
     elementwise,
     indexing,

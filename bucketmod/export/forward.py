@@ -35,8 +35,10 @@ def export_symbol(
     ``is_train``: whether Dropout is active. ``dtypes``: of inputs by name, float32 where the graph does not tell.
 
     Outputs are named as ``list_outputs`` names them; one that would share its name with another output or an input
-    gets a number behind it. Raises ShapeError when shapes disagree or are left open, MXNetError for two variables of
-    one name, NotImplementedError for an operator or attribute that can't be exported; each names the node.
+    gets a number behind it. In a program for training outputs with the role "auxiliary" follow: what a step makes of
+    auxiliary states, and of parameters that a node keeps at one value. Raises ShapeError when shapes disagree or are
+    left open, MXNetError for two variables of one name, NotImplementedError for an operator or attribute that can't be
+    exported; each names the node.
     """
     nodes = topological_nodes(symbol.outputs)
     values = _Values(nodes, shapes, dtypes or {})
@@ -54,7 +56,8 @@ def export_symbol(
         if not node.is_variable:
             _export_node(node, values, tensors, writer, wanted, is_train, streams)
     _write_outputs(symbol.outputs, output_names, tensors, writer)
-    return Program.of(writer.model(), roles)
+    states = _write_states(roles, writer)
+    return Program.of(writer.model(), roles, states)
 
 
 class _Values:
@@ -148,3 +151,19 @@ def _write_outputs(
             writer.node(f"{node.name}/output", "Identity", [tensor], [named], {})
             tensor = named
         writer.output(tensor)
+
+
+def _write_states(roles: Mapping[str, str], writer: GraphWriter) -> dict[str, tuple[str, str]]:
+    """Declares what a step of training makes of inputs; (role, input) by name of the output."""
+    states = {}
+    for name, steps in writer.following.items():
+        if roles.get(name) not in ("auxiliary", "parameter"):
+            continue
+        value = steps[0][0]
+        for _, following in reversed(steps):
+            value = following(value)
+        made = Tensor(writer.tensor_name(f"{name}/next"), value.shape, value.dtype)
+        writer.node(f"{name}/next", "Identity", [value], [made], {})
+        writer.output(made)
+        states[made.name] = ("auxiliary", name)
+    return states

@@ -3,7 +3,7 @@ under half a second)."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,6 +37,8 @@ class GraphWriter:
         self._tensor_names = set(self._reserved)
         self._node_names: set[str] = set()
         self._copies: dict[str, int] = {}
+        # What a step of training makes of an input: (the input, value after the step from the one before) by its name.
+        self.following: dict[str, list[tuple[Tensor, Callable[[Tensor], Tensor]]]] = {}
         self._constants: dict[tuple[Any, ...], Tensor] = {}
 
     def input(self, name: str, shape: tuple[int, ...], dtype: np.dtype) -> Tensor:

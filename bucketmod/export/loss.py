@@ -42,3 +42,21 @@ def _make_loss(node: NodeExport, grad_scale: float, valid_thresh: float, normali
 @exporter("BlockGrad")
 def block_grad(node: NodeExport) -> Tensor:
     return node.result("BlockGrad", node.inputs, domain=FUNCTION_DOMAIN)
+
+
+@exporter("LinearRegressionOutput", "MAERegressionOutput", "LogisticRegressionOutput")
+def regression_output(node: NodeExport) -> Tensor:
+    grad_scale = float(node.attrs["grad_scale"])
+    return node.result(node.op_name, node.inputs, domain=FUNCTION_DOMAIN, grad_scale=grad_scale)
+
+
+@exporter("SVMOutput")
+def svm_output(node: NodeExport) -> Tensor:
+    return node.result(
+        "SVMOutput",
+        node.inputs,
+        domain=FUNCTION_DOMAIN,
+        margin=float(node.attrs["margin"]),
+        regularization_coefficient=float(node.attrs["regularization_coefficient"]),
+        use_linear=int(node.attrs["use_linear"]),
+    )

@@ -125,6 +125,13 @@ class NodeExport:
             return data
         return self.result("Cast", [data], to=helper.np_dtype_to_tensor_dtype(self.dtype))
 
+    def replace(self, state: Tensor, following: Callable[[Tensor], Tensor]) -> None:
+        """A step of training replaces ``state``, an input of the graph, by ``following(state)``.
+
+        Nodes that replace the same input do so in reverse order, as their gradients are computed in MXNet.
+        """
+        self._writer.following.setdefault(state.name, []).append((state, following))
+
     def dropout(self, data: Tensor, rate: float, output: Tensor | None = None) -> Tensor:
         """An active Dropout with a random stream of its own."""
         output = self.intermediate(data.shape, data.dtype) if output is None else output

@@ -10,6 +10,7 @@ from bucketmod.operators import (  # noqa: F401  (imported for what they registe
     loss,
     matrix,
     nn,
+    normalization,
     recurrent,
     reduction,
     shaping,

@@ -59,3 +59,44 @@ register(
 )
 register("make_loss", outputs=("loss",), shape=shapes.same, doc="The input; its gradient is 1.")
 register("BlockGrad", aliases=["stop_gradient"], shape=shapes.same, doc="The input; no gradient passes back.")
+
+
+def _regression_output(attrs: Attrs, ins: list[Shape], outs: list[Shape]) -> None:
+    ins[0] = outs[0] = unify(ins[0], outs[0])
+    data, label = ins[0], ins[1]
+    if data is None:
+        return
+    if label is None:
+        ins[1] = data[:1] if len(data) == 2 and data[1] == 1 else data
+    elif shapes.size(data) != shapes.size(label) or data[0] != label[0]:
+        ins[1] = unify(label, data)
+
+
+for _name, _doc in {
+    "LinearRegressionOutput": "The input; its gradient is the difference from label",
+    "MAERegressionOutput": "The input; its gradient is the sign of the difference from label",
+    "LogisticRegressionOutput": "1 / (1 + exp(-data)); its gradient is the difference from label",
+}.items():
+    register(
+        _name,
+        ["data", "label"],
+        [p.real("grad_scale", 1.0)],
+        shape=_regression_output,
+        doc=f"{_doc} times grad_scale, divided by the outputs of a sample. label (N, ...) like data; (N,) for (N, 1).",
+    )
+
+
+def _svm_output(attrs: Attrs, ins: list[Shape], outs: list[Shape]) -> None:
+    ins[0] = outs[0] = unify(ins[0], outs[0])
+    if ins[0] is not None:
+        ins[1] = unify(ins[1], ins[0][:1])
+
+
+register(
+    "SVMOutput",
+    ["data", "label"],
+    [p.real("margin", 1.0), p.real("regularization_coefficient", 1.0), p.boolean("use_linear", False)],
+    shape=_svm_output,
+    doc="The input (N, C); its gradient is that of the squared hinge (use_linear: the hinge) of one class, label (N,), "
+    "against all others, times regularization_coefficient.",
+)

@@ -10,6 +10,11 @@ from onnx import NodeProto
 from bucketmod.compiler.graph.shapes import TensorType, attributes
 from bucketmod.compiler.program import DOMAIN
 
+LOSS_HEADS = (
+    "SoftmaxOutput", "MakeLoss", "LinearRegressionOutput", "MAERegressionOutput", "LogisticRegressionOutput",
+    "SVMOutput",
+)  # fmt: skip
+
 # Inputs through which an operator passes gradients on; an operator that is not here passes them to all float inputs.
 _DIFFERENTIABLE_INPUTS: dict[tuple[str, str], tuple[int, ...]] = {
     ("", "Gather"): (0,),
@@ -18,8 +23,8 @@ _DIFFERENTIABLE_INPUTS: dict[tuple[str, str], tuple[int, ...]] = {
     ("", "Where"): (1, 2),
     ("", "Clip"): (0,),
     ("", "Dropout"): (0,),
-    (DOMAIN, "SoftmaxOutput"): (0,),
-    (DOMAIN, "MakeLoss"): (0,),
+    ("", "BatchNormalization"): (0, 1, 2),
+    **{(DOMAIN, name): (0,) for name in LOSS_HEADS},
     # Constant almost everywhere, or blocked on purpose.
     (DOMAIN, "BlockGrad"): (),
     **{("", name): () for name in ("Sign", "Floor", "Ceil", "Round")},
@@ -37,9 +42,9 @@ def is_loss_head(node: NodeProto) -> bool:
 
     SoftmaxOutput with ``out_grad`` is none: it multiplies by the incoming gradient, and nothing comes of nothing.
     """
-    if node.domain != DOMAIN:
+    if node.domain != DOMAIN or node.op_type not in LOSS_HEADS:
         return False
-    return node.op_type == "MakeLoss" or (node.op_type == "SoftmaxOutput" and not attributes(node).get("out_grad"))
+    return node.op_type != "SoftmaxOutput" or not attributes(node).get("out_grad")
 
 
 @dataclass(frozen=True)

@@ -111,6 +111,20 @@ def _softmax_output(node: NodeProto, around: Surroundings) -> str:
     return "" if normalization in known else f"attribute normalization is {normalization!r}; expected one of {known}"
 
 
+def _batch_norm(node: NodeProto, around: Surroundings) -> str:
+    if any(name in around.active for name in node.output[1:]):
+        return "its statistics are differentiated; compute them with ReduceMean"
+    return ""
+
+
+def _batch_normalization(node: NodeProto, around: Surroundings) -> str:
+    if attributes(node).get("training_mode", 0):
+        return "attribute training_mode is 1; batch statistics are those of the operator BatchNorm of bucketmod"
+    if any(name in around.active for name in node.input[3:]):
+        return "its statistics are differentiated; write it with Sub, Mul and Add"
+    return ""
+
+
 def _rnn(node: NodeProto, around: Surroundings) -> str:
     activation = attributes(node).get("activation", "tanh")
     return "" if activation in ("tanh", "relu") else f"attribute activation is {activation!r}; expected tanh or relu"
@@ -133,6 +147,10 @@ ALLOWED: dict[tuple[str, str], Check] = {
     ("", "LayerNormalization"): _layer_normalization,
     (DOMAIN, "SoftmaxOutput"): _softmax_output,
     (DOMAIN, "MakeLoss"): _softmax_output,
+    **{(DOMAIN, f"{kind}RegressionOutput"): _anything for kind in ("Linear", "MAE", "Logistic")},
+    (DOMAIN, "SVMOutput"): _anything,
+    (DOMAIN, "BatchNorm"): _batch_norm,
+    ("", "BatchNormalization"): _batch_normalization,
     (DOMAIN, "LSTM"): _anything,
     (DOMAIN, "GRU"): _anything,
     (DOMAIN, "RNN"): _rnn,

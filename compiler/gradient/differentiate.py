@@ -56,7 +56,7 @@ class _Differentiation:
         graph = program.model.graph
         self._types: dict[str, TensorType] = declared_types(graph)
         self._constants = {i.name: numpy_helper.to_array(i) for i in graph.initializer}
-        self._outputs = [v.name for v in graph.output]
+        self._outputs = [port.name for port in program.outputs if port.role == "output"]
         self._taken = set(self._types) | set(self._constants)
         self._check_wrt()
         self._head_gradients: dict[str, str] = {}
@@ -172,7 +172,9 @@ class _Differentiation:
         model = onnx.ModelProto()
         model.CopyFrom(self._program.model)
         graph = model.graph
-        del graph.node[:], graph.value_info[:]
+        del graph.node[:], graph.value_info[:], graph.output[:]
+        states = self._kept_states()
+        graph.output.extend(v for v in self._program.model.graph.output if v.name in states or v.name in self._outputs)
         graph.node.extend([*self._nodes, *backward.nodes])
         graph.value_info.extend(v for v in self._program.model.graph.value_info)
         graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in backward.constants.items())
@@ -183,11 +185,31 @@ class _Differentiation:
             graph.output.append(helper.make_value_info(f"{wrt}_gradient", self._types[wrt].proto()))
         inputs = {port.name: port.role for port in self._program.inputs}
         inputs.update(dict.fromkeys(self._head_gradients.values(), "head_gradient"))
-        outputs = {port.name: (port.role, port.of) for port in self._program.outputs}
+        outputs = {p.name: (p.role, p.of) for p in self._program.outputs if p.role == "output" or p.name in states}
         outputs.update({f"{name}_gradient": ("gradient", name) for name in self._wrt})
         partners = {port.name: port.of for port in self._program.inputs if port.of}
         partners.update({name: output for output, name in self._head_gradients.items()})
         return Program.of(model, inputs, outputs, partners)
+
+    def _kept_states(self) -> set[str]:
+        """Auxiliary outputs but for those of normalizations without a backward pass, whose moving statistics stay."""
+        makers = {name: position for position, node in enumerate(self._nodes) for name in node.output if name}
+        kept = set()
+        for port in self._program.outputs:
+            if port.role != "auxiliary":
+                continue
+            found, ahead = [], [port.name]
+            while ahead:
+                position = makers.get(ahead.pop())
+                if position is None:
+                    continue
+                if self._nodes[position].op_type == "BatchNorm":
+                    found.append(position)
+                else:
+                    ahead.extend(self._nodes[position].input)
+            if not found or self._activity.nodes.intersection(found):
+                kept.add(port.name)
+        return kept
 
     def _result_node(self, wrt: str, backward: CanonicalBackward, graph: onnx.GraphProto) -> NodeProto:
         name = f"{wrt}_gradient"

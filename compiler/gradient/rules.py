@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from onnx import NodeProto, helper
+from onnx import NodeProto, TensorProto, helper
 
 from bucketmod.compiler.errors import UnsupportedGradientError
 from bucketmod.compiler.gradient.emitter import Emitter
@@ -32,6 +32,48 @@ def _softmax_output(node: NodeProto, gradients: Sequence[str], wanted: Sequence[
 
 def _make_loss(node: NodeProto, gradients: Sequence[str], wanted: Sequence[bool], emit: Emitter) -> Sequence[str]:
     return [emit.op("MakeLossGrad", [node.input[0]], DOMAIN, **attributes(node))]
+
+
+# The regressions' gradient is a constant times a function of the difference between output and label.
+
+
+def _regression(of_difference: str) -> Rule:
+    """``of_difference``: operator on output - label, "" for none. A sample's gradient is divided by its outputs."""
+
+    def rule(node: NodeProto, gradients: Sequence[str], wanted: Sequence[bool], emit: Emitter) -> Sequence[str]:
+        made = emit.types[node.output[0]]
+        label = node.input[1]
+        if emit.types[label].shape != made.shape:  # (N,) for (N, 1)
+            label = emit.op("Reshape", [label, emit.constant(made.shape, np.int64)])
+        difference = emit.op("Sub", [node.output[0], label])
+        if of_difference:
+            difference = emit.op(of_difference, [difference])
+        scale = attributes(node).get("grad_scale", 1.0) / (made.size // made.shape[0])
+        return [emit.op("Mul", [difference, emit.number_like(node.output[0], scale)]), ""]
+
+    return rule
+
+
+def _svm_output(node: NodeProto, gradients: Sequence[str], wanted: Sequence[bool], emit: Emitter) -> Sequence[str]:
+    """One class against all others: with s = -1 at the class of the label and 1 elsewhere, the hinge is
+    h = max(0, margin + s * data), and its gradient that of c * h (``use_linear``) or c * h**2."""
+    scores, options = emit.types[node.output[0]], attributes(node)
+    dtype = helper.tensor_dtype_to_np_dtype(scores.elem_type)
+    classes = scores.size // scores.shape[0]
+    label = emit.op("Cast", [node.input[1]], to=TensorProto.INT64)
+    column = emit.op("Reshape", [label, emit.constant([scores.shape[0], 1], np.int64)])
+    hit = emit.op("Equal", [column, emit.constant(np.arange(classes)[None], np.int64)])
+    side = emit.op("Where", [hit, emit.constant(-1, dtype), emit.constant(1, dtype)])
+    rows = emit.op("Reshape", [node.output[0], emit.constant([scores.shape[0], classes], np.int64)])
+    reach = emit.op("Add", [emit.op("Mul", [side, rows]), emit.constant(options.get("margin", 1.0), dtype)])
+    weight = options.get("regularization_coefficient", 1.0)
+    if options.get("use_linear"):
+        slope = emit.op("Mul", [side, emit.constant(weight, dtype)])
+    else:
+        slope = emit.op("Mul", [emit.op("Mul", [side, reach]), emit.constant(2 * weight, dtype)])
+    violated = emit.op("Greater", [reach, emit.constant(0, dtype)])
+    made = emit.op("Where", [violated, slope, emit.constant(0, dtype)])
+    return [emit.op("Reshape", [made, emit.constant(scores.shape, np.int64)]), ""]
 
 
 # ---- recurrences
@@ -176,9 +218,42 @@ def _layer_normalization(
     return emit.ops("LayerNormalizationGrad", inputs, list(wanted), MICROSOFT, **options)
 
 
+def _batch_norm(node: NodeProto, gradients: Sequence[str], wanted: Sequence[bool], emit: Emitter) -> Sequence[str]:
+    inputs = [gradients[0], node.input[0], node.input[1], node.output[1], node.output[2]]
+    return emit.ops("BatchNormGrad", inputs, list(wanted), DOMAIN)
+
+
+def _batch_normalization(
+    node: NodeProto, gradients: Sequence[str], wanted: Sequence[bool], emit: Emitter
+) -> Sequence[str]:
+    """With given statistics: linear in the data."""
+    data, scale, _, mean, variance = node.input
+    rank = len(emit.types[data].shape)
+    axes = emit.constant([0, *range(2, rank)], np.int64)
+    channels = emit.constant([-1, *[1] * (rank - 2)], np.int64)
+    epsilon = emit.number_like(variance, attributes(node).get("epsilon", 1e-5))
+    deviation = emit.op("Sqrt", [emit.op("Add", [variance, epsilon])])
+    result = [""] * 5
+    if wanted[0]:
+        slope = emit.op("Reshape", [emit.op("Div", [scale, deviation]), channels])
+        result[0] = emit.op("Mul", [gradients[0], slope])
+    if wanted[1]:
+        centered = emit.op("Sub", [data, emit.op("Reshape", [mean, channels])])
+        weighted = emit.op("ReduceSum", [emit.op("Mul", [gradients[0], centered]), axes], keepdims=0)
+        result[1] = emit.op("Div", [weighted, deviation])
+    if wanted[2]:
+        result[2] = emit.op("ReduceSum", [gradients[0], axes], keepdims=0)
+    return result
+
+
 RULES: dict[tuple[str, str], Rule] = {
     (DOMAIN, "SoftmaxOutput"): _softmax_output,
     (DOMAIN, "MakeLoss"): _make_loss,
+    (DOMAIN, "LinearRegressionOutput"): _regression(""),
+    (DOMAIN, "LogisticRegressionOutput"): _regression(""),
+    (DOMAIN, "MAERegressionOutput"): _regression("Sign"),
+    (DOMAIN, "SVMOutput"): _svm_output,
+    (DOMAIN, "BatchNorm"): _batch_norm,
     **{(DOMAIN, name): _recurrence for name in _RECURRENCES},
     ("", "Split"): _split,
     ("", "Gather"): _gather,
@@ -195,6 +270,7 @@ RULES: dict[tuple[str, str], Rule] = {
     ("", "Softsign"): _softsign,
     ("", "Elu"): _elu,
     ("", "LayerNormalization"): _layer_normalization,
+    ("", "BatchNormalization"): _batch_normalization,
 }
 
 
@@ -202,6 +278,7 @@ RULES: dict[tuple[str, str], Rule] = {
 _KEPT_OUTPUTS = {
     ("", "LayerNormalization"): ("output", "mean", "inverse_deviation"),
     ("", "Dropout"): ("output", "mask"),
+    (DOMAIN, "BatchNorm"): ("output", "mean", "inverse_deviation"),
     (DOMAIN, "LSTM"): ("sequence", "h_n", "c_n", "gates", "cells"),
     (DOMAIN, "GRU"): ("sequence", "h_n", "gates"),
     (DOMAIN, "RNN"): ("sequence", "h_n"),
@@ -217,8 +294,9 @@ def prepare(node: NodeProto, fresh: Callable[[str], str]) -> NodeProto:
     if labels is None:
         return node
     given = [*node.output, *[""] * (len(labels) - len(node.output))]
-    outputs = [name or fresh(f"{node.name}_{label}") for name, label in zip(given, labels, strict=True)]
-    op_type = f"{node.op_type}Training" if node.domain == DOMAIN else node.op_type
+    kept = [name or fresh(f"{node.name}_{label}") for name, label in zip(given, labels, strict=False)]
+    outputs = [*kept, *given[len(labels) :]]
+    op_type = f"{node.op_type}Training" if (node.domain, f"{node.op_type}Training") in RULES else node.op_type
     prepared = helper.make_node(op_type, list(node.input), outputs, name=node.name, domain=node.domain)
     prepared.attribute.extend(node.attribute)
     return prepared

@@ -27,6 +27,8 @@ OPTIONAL_OUTPUTS = {
     ("", "Dropout"): 1,
     ("", "LayerNormalization"): 1,
     (MICROSOFT, "LayerNormalizationGrad"): 0,
+    (DOMAIN, "BatchNorm"): 1,
+    (DOMAIN, "BatchNormGrad"): 0,
     **{(DOMAIN, kind + form): 0 for kind in ("LSTM", "GRU", "RNN") for form in ("Training", "Grad")},
 }
 

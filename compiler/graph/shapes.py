@@ -194,6 +194,10 @@ _SAME_AS_FIRST = (
     "SigmoidGrad TanhGrad ReluGrad LeakyReluGrad GeluGrad FastGeluGrad QuickGeluGrad SoftmaxGrad_13 LogSoftmaxGrad_13 "
     "DropoutGrad Scale Gelu FastGelu QuickGelu"
 )
+_HEADS = (
+    "SoftmaxOutput SoftmaxOutputGrad MakeLoss MakeLossGrad BlockGrad LinearRegressionOutput MAERegressionOutput "
+    "LogisticRegressionOutput SVMOutput"
+)
 
 _RULES: dict[tuple[str, str], Rule] = {
     **{(MICROSOFT, name): _like(0) for name in _SAME_AS_FIRST.split()},
@@ -204,7 +208,9 @@ _RULES: dict[tuple[str, str], Rule] = {
     (MICROSOFT, "SliceGrad"): _shape_from_constant(1, 0),
     (MICROSOFT, "GatherElementsGrad"): _shape_from_constant(1, 0),
     (MICROSOFT, "BroadcastGradientArgs"): _broadcast_gradient_axes,
-    **{(DOMAIN, name): _like(0) for name in "SoftmaxOutput SoftmaxOutputGrad MakeLoss MakeLossGrad BlockGrad".split()},
+    **{(DOMAIN, name): _like(0) for name in _HEADS.split()},
+    (DOMAIN, "BatchNorm"): _like(0, 1, 1, 1),
+    (DOMAIN, "BatchNormGrad"): _like(1, 2, 2),
     **{(DOMAIN, kind + form): _recurrence(kind) for kind in ("LSTM", "GRU", "RNN") for form in ("", "Training")},
     (DOMAIN, "LSTMGrad"): _like(0, 1, 2, 3, 4, 5, 6),
     (DOMAIN, "GRUGrad"): _like(0, 1, 2, 3, 4, 5),

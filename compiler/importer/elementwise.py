@@ -178,9 +178,14 @@ def cast(context: ImportContext, node: Node, inputs: list[Any]) -> Any:
 
 
 @converter("Identity")
-@bucketmod("BlockGrad", "MakeLoss")
+@bucketmod("BlockGrad", "MakeLoss", "LinearRegressionOutput", "MAERegressionOutput", "SVMOutput")
 def identity(context: ImportContext, node: Node, inputs: list[Any]) -> Any:
     return inputs[0]
+
+
+@bucketmod("LogisticRegressionOutput")
+def logistic(context: ImportContext, node: Node, inputs: list[Any]) -> Any:
+    return context.emit(op.sigmoid(inputs[0]))
 
 
 def _positive(context: ImportContext, x: Any) -> Any:

@@ -9,6 +9,7 @@ import numpy as np
 from tvm import relax
 
 from bucketmod.compiler.importer.context import ImportContext, Node, bucketmod, converter, microsoft, normalize_axis
+from bucketmod.compiler.kernels.batch_normalization import BatchNorm, BatchNormGrad, BatchNormInference
 from bucketmod.compiler.kernels.dropout import Dropout, DropoutGrad
 from bucketmod.compiler.kernels.embedding import Embedding, EmbeddingGrad
 from bucketmod.compiler.kernels.emit import emit_kernel
@@ -124,6 +125,36 @@ def layer_norm_grad(context: ImportContext, node: Node, inputs: list[Any]) -> li
     dx, dgamma, dbeta = emit_kernel(context, LayerNormGrad(rows, cols), args)
     kept = context.shape(gamma)
     return [context.reshape(dx, shape), context.reshape(dgamma, kept), context.reshape(dbeta, kept)]
+
+
+def _on_channels(shape: tuple[int, ...]) -> tuple[int, int, int]:
+    """The shape as [outer, channels, inner]: what lies before the second axis, and behind it."""
+    return shape[0], shape[1], _size(shape[2:])
+
+
+@bucketmod("BatchNorm")
+def batch_norm(context: ImportContext, node: Node, inputs: list[Any]) -> list[Any]:
+    shape = context.shape(inputs[0])
+    kernel = BatchNorm(*_on_channels(shape), float(node.attribute("epsilon", 1e-3)))
+    y, *statistics = emit_kernel(context, kernel, inputs)
+    return [context.reshape(y, shape), *statistics]
+
+
+@bucketmod("BatchNormGrad")
+def batch_norm_grad(context: ImportContext, node: Node, inputs: list[Any]) -> list[Any]:
+    shape = context.shape(inputs[1])
+    made = emit_kernel(context, BatchNormGrad(*_on_channels(shape), data=node.wants(0)), inputs)
+    return [context.reshape(made[0], shape), *made[1:]] if node.wants(0) else [None, *made]
+
+
+@converter("BatchNormalization")
+def batch_normalization(context: ImportContext, node: Node, inputs: list[Any]) -> Any:
+    if node.attribute("training_mode", 0):
+        raise node.fail("training_mode=1 is not built; export with training_mode=0")
+    shape = context.shape(inputs[0])
+    kernel = BatchNormInference(*_on_channels(shape), float(node.attribute("epsilon", 1e-5)))
+    (result,) = emit_kernel(context, kernel, inputs)
+    return context.reshape(result, shape)
 
 
 def _ids(context: ImportContext, name: str, expr: Any, rows: int) -> Any:

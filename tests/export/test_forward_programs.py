@@ -62,7 +62,7 @@ def test_equals_mxnet(name):
     program = export_symbol(symbol, shapes, data_names=["a"], label_names=[], is_train=False)
     onnx.checker.check_model(program.model, full_check=True)
     check_static(program.model)
-    assert [port.name for port in program.inputs] == symbol.list_arguments()
+    assert [port.name for port in program.inputs] == symbol.list_arguments() + symbol.list_auxiliary_states()
     assert [port.name.partition("/")[0] for port in program.outputs] == symbol.list_outputs()  # a second one: name/1
     expected = recorded()[name]
     outputs = run(program, expected["in"])

@@ -10,6 +10,7 @@ import pytest
 from gradient_cases import check_gradients, float_input, forward_program
 from reference_ops import run_program
 
+from bucketmod.compiler.gradient.activity import LOSS_HEADS
 from bucketmod.compiler.gradient.allowed import ALLOWED
 from bucketmod.compiler.program import DOMAIN
 
@@ -108,6 +109,12 @@ CASES = [
     Case("LayerNormalization-no-bias", "LayerNormalization", {"a": (3, 4), "w": (4,)}, {"y": (3, 4)}, {"axis": 1}),
     Case("LayerNormalization-two-axes", "LayerNormalization", {"a": (2, 3, 4), "w": (3, 4), "b": (3, 4)},
          {"y": (2, 3, 4)}, {"axis": 1}),
+    *(Case(f"BatchNorm-{shape}", f"{DOMAIN}::BatchNorm", {"a": shape, "w": (3,), "b": (3,)}, {"y": shape},
+           {"epsilon": 1e-3}) for shape in ((5, 3), (4, 3, 2), (2, 3, 2, 2))),
+    *(Case(f"BatchNormalization-{shape}", "BatchNormalization", {"a": shape, "w": (3,), "b": (3,)}, {"y": shape},
+           {"epsilon": 1e-3},
+           values={"m": np.array([0.1, 1, -1], np.float32), "v": np.array([0.5, 1, 2], np.float32)})
+      for shape in ((5, 3), (4, 3, 2), (2, 3, 2, 2))),
     *(gemm(ta, tb, (5,)) for ta in (0, 1) for tb in (0, 1)),
     *(gemm(0, 1, c) for c in (None, (3, 5), (1, 5), (3, 1), ())), gemm(1, 0, (5,), alpha=0.5, beta=2.0),
     *(matmul(a, b) for a, b in [
@@ -203,6 +210,6 @@ def test_onnxruntime_agrees_with_the_reference(case):
 
 
 def test_every_allowed_operator_has_a_case():
-    heads = {(DOMAIN, "SoftmaxOutput"), (DOMAIN, "MakeLoss")}  # no derivative of their output: compared with MXNet
+    heads = {(DOMAIN, name) for name in LOSS_HEADS}  # no derivative of their output: compared with MXNet
     proven = {tuple(case.operator.rpartition("::")[::2]) for case in CASES}
     assert set(ALLOWED) - heads == proven

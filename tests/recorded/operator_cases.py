@@ -13,6 +13,7 @@ def operator_cases(mx):
         _pairs,
         _scalars,
         _layers,
+        _normalizations,
         _shaping,
         _indexing,
         _reductions,
@@ -112,6 +113,23 @@ def _layers(mx, cases):
     cases["dot_of_vectors"] = (sym.dot(a, b, name="op"), {"a": (4,), "b": (4,)}, {})
 
 
+def _normalizations(mx, cases):
+    sym, a = mx.sym, mx.sym.Variable("a")
+    kinds = {"op_moving_var": "positive"}
+    for key, options, shape in [
+        ("", {}, (4, 3)),
+        ("_gamma", {"fix_gamma": False, "eps": 1e-2, "momentum": 0.5}, (5, 3, 2)),
+        ("_images", {"fix_gamma": False}, (2, 3, 2, 4)),
+        ("_last_axis", {"fix_gamma": False, "axis": -1}, (2, 3, 2, 4)),
+        ("_first_axis", {"axis": 0}, (3, 4, 2)),
+        ("_global", {"fix_gamma": False, "use_global_stats": True}, (2, 3, 2)),
+        ("_statistics", {"fix_gamma": False, "output_mean_var": True}, (4, 3, 2)),
+        ("_global_statistics", {"use_global_stats": True, "output_mean_var": True}, (4, 3)),
+        ("_volumes", {"fix_gamma": False}, (2, 3, 2, 2, 2)),
+    ]:
+        cases["batch_norm" + key] = (sym.BatchNorm(a, name="op", **options), {"a": shape}, kinds)
+
+
 def _shaping(mx, cases):
     sym, (a, b, c) = mx.sym, _inputs(mx)
     for key, symbol, shape in [
@@ -191,6 +209,20 @@ def _heads(mx, cases):
         ),
     ]:
         cases["softmax_output" + key] = (sym.SoftmaxOutput(a, b, name="op", **options), shapes, {"b": "class 3"})
+    for kind in ("Linear", "MAE", "Logistic"):
+        for key, options, shapes in [
+            ("", {}, {"a": (4, 3), "b": (4, 3)}),
+            ("_column", {"grad_scale": 2.5}, {"a": (4, 1), "b": (4,)}),
+            ("_3d", {"grad_scale": 0.5}, {"a": (2, 3, 2), "b": (2, 6)}),
+        ]:
+            head = getattr(sym, kind + "RegressionOutput")(a, b, name="op", **options)
+            cases[f"{kind.lower()}_regression{key}"] = (head, shapes, {})
+    for key, options in {
+        "": {}, "_linear": {"use_linear": True},
+        "_options": {"margin": 0.4, "regularization_coefficient": 1.5},
+        "_linear_options": {"margin": 0.4, "regularization_coefficient": 1.5, "use_linear": True},
+    }.items():  # fmt: skip
+        cases["svm" + key] = (sym.SVMOutput(a, b, name="op", **options), {"a": (4, 3), "b": (4,)}, {"b": "class 3"})
     cases["make_loss_layer"] = (sym.MakeLoss(a, grad_scale=2.0, normalization="batch", name="op"), {"a": (3, 4)}, {})
     cases["make_loss"] = (sym.make_loss(a, name="op"), {"a": (3, 4)}, {})
     cases["block_grad"] = (sym.BlockGrad(a, name="op"), {"a": (3, 4)}, {})

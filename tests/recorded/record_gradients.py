@@ -1,8 +1,8 @@
 """Records, with MXNet 1.9.1 under Python 3.9, the gradients of every input of the graphs of operator_cases.py.
 
 Run after record_operators.py, whose inputs it reads: python tests/recorded/record_gradients.py. Writes
-operators_gradients.npz (<case>/<input>). The gradients of the outputs are those of head_gradient() below; graphs with
-random masks are left out.
+operators_gradients.npz (<case>/<input>), and auxiliary states after the step (<case>/next/<state>). The gradients of
+the outputs are those of head_gradient() below; graphs with random masks are left out.
 """
 
 import os
@@ -34,13 +34,15 @@ def main():
         indices = {argument for argument, kind in kinds.items() if kind.startswith(("index", "class"))}
         wanted = {argument: "null" if argument in indices else "write" for argument in symbol.list_arguments()}
         executor = symbol.simple_bind(mx.cpu(), grad_req=wanted, **shapes)
-        for argument, array in executor.arg_dict.items():
+        for argument, array in [*executor.arg_dict.items(), *executor.aux_dict.items()]:
             array[:] = given[f"{name}/in/{argument}"]
         outputs = executor.forward(is_train=True)
         executor.backward([mx.nd.array(head_gradient(output.shape, i)) for i, output in enumerate(outputs)])
         for argument, gradient in executor.grad_dict.items():
             if gradient is not None:
                 arrays[f"{name}/{argument}"] = gradient.asnumpy()
+        for state, array in executor.aux_dict.items():
+            arrays[f"{name}/next/{state}"] = array.asnumpy()
     np.savez_compressed(os.path.join(HERE, "operators_gradients.npz"), **arrays)
     print(f"{len(arrays)} gradients")
 

@@ -44,7 +44,7 @@ def main():
     for name, (symbol, shapes, kinds) in cases.items():
         rng = np.random.RandomState(zlib.crc32(name.encode()) % 2**31)
         executor = symbol.simple_bind(mx.cpu(), grad_req="null", **shapes)
-        for argument, array in executor.arg_dict.items():
+        for argument, array in [*executor.arg_dict.items(), *executor.aux_dict.items()]:
             array[:] = values(kinds.get(argument, "normal"), array.shape, rng)
             arrays[f"{name}/in/{argument}"] = array.asnumpy()
         for index, output in enumerate(executor.forward(is_train=False)):

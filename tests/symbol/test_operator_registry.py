@@ -116,13 +116,14 @@ def test_shape_rules_meet_any_shapes_with_an_answer_or_a_value_error(op):
             parsed = op.parse(attrs)
         except OperatorError:
             continue
-        ins = [_shape(chance) for _ in op.inputs(parsed)]
+        ins = [_shape(chance) for _ in [*op.inputs(parsed), *op.aux(parsed)]]
         outs = [None] * op.num_outputs(parsed)
         try:
-            ins, outs, _ = op.infer_shape(parsed, ins, outs)
+            ins, outs, aux = op.infer_shape(parsed, ins, outs)
         except ValueError:
             continue
-        assert len(ins) == len(op.inputs(parsed)) and len(outs) == op.num_outputs(parsed)
+        found = (len(ins), len(outs), len(aux))
+        assert found == (len(op.inputs(parsed)), op.num_outputs(parsed), len(op.aux(parsed)))
         assert all(d >= 0 for shape in [*ins, *outs] if shape is not None for d in shape)
 
 
@@ -133,11 +134,12 @@ def test_a_second_look_learns_nothing_new_and_contradicts_nothing(op):
         attrs = {p.name: _value(p, chance) for p in op.params if p.required or chance.random() < 0.3}
         try:
             parsed = op.parse(attrs)
-            once = op.infer_shape(parsed, [_shape(chance) for _ in op.inputs(parsed)], [None] * op.num_outputs(parsed))
+            given = [_shape(chance) for _ in [*op.inputs(parsed), *op.aux(parsed)]]
+            once = op.infer_shape(parsed, given, [None] * op.num_outputs(parsed))
         except ValueError:
             continue
         except OperatorError:
             continue
-        twice = op.infer_shape(parsed, once[0], once[1])
+        twice = op.infer_shape(parsed, [*once[0], *once[2]], once[1])
         for before, after in zip([*once[0], *once[1]], [*twice[0], *twice[1]], strict=True):
             assert shapes.unify(before, after) == after or not after

@@ -230,4 +230,5 @@ def function(op_type: str) -> FunctionProto:
 
 def functions_for(nodes: Iterable[NodeProto]) -> list[FunctionProto]:
     """The functions that the nodes call, each once, sorted by name."""
-    return [function(name) for name in sorted({n.op_type for n in nodes if n.domain == DOMAIN})]
+    used = {n.op_type for n in nodes if n.domain == DOMAIN}
+    return [function(name) for name in sorted(used & _BODIES.keys())]

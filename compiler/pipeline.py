@@ -20,6 +20,7 @@ from bucketmod.compiler import versions
 from bucketmod.compiler.gradient import differentiate
 from bucketmod.compiler.graph.constants import fold_constants
 from bucketmod.compiler.graph.recurrences import find_recurrences, normalize_recurrences
+from bucketmod.compiler.graph.softmax_head import fuse_softmax_heads
 from bucketmod.compiler.importer.importer import import_program
 from bucketmod.compiler.linker import link
 from bucketmod.compiler.lowering.calls import read_calls
@@ -52,7 +53,7 @@ def graph_phase(program: Program, mode: str, wrt: Sequence[str]) -> Program:
     program = fold_constants(find_recurrences(normalize_recurrences(program)))
     if mode == "train":
         program = fold_constants(differentiate(program, wrt))
-    return program
+    return fuse_softmax_heads(program)
 
 
 def keep_kernels_whole() -> Any:

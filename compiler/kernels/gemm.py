@@ -100,7 +100,7 @@ class Gemm(Kernel):
     def tuned(self, cpu: CpuFeatures) -> Any:
         names = ["A", "B"] + ["edge"] * bool(self.shift) + ["bias"] * self.bias + ["C"]
         arguments = dict(zip(names, [*self.inputs, *self.outputs], strict=True))
-        return emit.build_named(self.name, arguments, lambda buffers: _Emitter(self, plan(self, cpu), buffers).run())
+        return emit.build_named(self.name, arguments, lambda buffers: emit_product(self, cpu, buffers))
 
 
 @dataclass(frozen=True)
@@ -269,6 +269,12 @@ def _tile_cycles(p: Plan, columns: int) -> float:
     loads = 1.25 * (p.tile_rows + vectors)  # loads are never paired as well as multiply-adds
     near = vectors * p.lanes * _NEAR_CYCLES / 4  # of B; its rows come one after the other and are prefetched
     return (max(p.tile_rows * vectors, loads) / 2 + near) / p.tile_rows
+
+
+def emit_product(gemm: Gemm, cpu: CpuFeatures, buffers: dict[str, Any]) -> None:
+    """Emits the loops of the product into the function under construction; ``buffers`` by name: A, B, C, and edge and
+    bias where the product has them. Families that go on with C in the same kernel call this."""
+    _Emitter(gemm, plan(gemm, cpu), buffers).run()
 
 
 class _Emitter:

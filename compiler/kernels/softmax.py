@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from bucketmod.compiler.target import CpuFeatures
 
 Expr = Any
-_LOWEST = -3.4028234663852886e38
+LOWEST = -3.4028234663852886e38
 
 
 @dataclass(frozen=True)
@@ -57,13 +57,13 @@ class Softmax(Kernel):
         return emit.build_function(self.name, [("x", shape), ("y", shape)], body)
 
     def _short_row(self, x: Expr, y: Expr, row: Expr, lanes: int) -> None:
-        tops = streams.accumulators(self.cols, lanes, _LOWEST)
+        tops = streams.accumulators(self.cols, lanes, LOWEST)
         sums = streams.accumulators(self.cols, lanes, 0.0)
         values: list[emit.Register] = []
 
         def read(slot: int, first: Expr, width: int) -> None:
             value = emit.load(x, row, first, lanes=lanes, width=width)
-            values.append(streams.hold(streams.keep(value, _LOWEST, lanes, width)))
+            values.append(streams.hold(streams.keep(value, LOWEST, lanes, width)))
             tops[slot].value = tirx.max(tops[slot].value, values[-1].value)
 
         def raise_e(slot: int, first: Expr, width: int) -> None:
@@ -91,38 +91,44 @@ class Softmax(Kernel):
         streams.walk(self.cols, lanes, write, vectors)
 
     def _long_row(self, x: Expr, y: Expr, row: Expr, lanes: int) -> None:
-        tops = streams.accumulators(self.cols, lanes, _LOWEST)
+        tops = streams.accumulators(self.cols, lanes, LOWEST)
 
         def highest(slot: int, first: Expr, width: int) -> None:
-            value = streams.keep(emit.load(x, row, first, lanes=lanes, width=width), _LOWEST, lanes, width)
+            value = streams.keep(emit.load(x, row, first, lanes=lanes, width=width), LOWEST, lanes, width)
             tops[slot].value = tirx.max(tops[slot].value, value)
 
         streams.walk(self.cols, lanes, highest)
         top = streams.combine(tops, tirx.max)
-        sums = streams.accumulators(self.cols, lanes, 0.0)
+        exponentiate_row(x, y, row, top, self.cols, lanes, self.log)
 
-        def raise_e(slot: int, first: Expr, width: int) -> None:
-            shifted = emit.load(x, row, first, lanes=lanes, width=width) - emit.splat(top, lanes)
-            power = streams.hold(vector.exp(shifted))
-            if not self.log:
-                emit.store(y, power.value, row, first, lanes=lanes, width=width)
-            sums[slot].value = sums[slot].value + streams.keep(power.value, 0.0, lanes, width)
 
-        streams.walk(self.cols, lanes, raise_e)
-        total = streams.combine(sums, operator.add)
-        total = emit.splat(total, lanes)
-        factor = streams.hold(vector.log(total) if self.log else emit.splat(1.0, lanes) / total)
+def exponentiate_row(x: Expr, y: Expr, row: Expr, top: Expr, cols: int, lanes: int, log: bool = False) -> None:
+    """Emits y[row] = softmax(x[row]), or its logarithm, where ``top`` is the largest value of the row. ``y`` may be
+    ``x`` itself. The row passes by twice: once for the sum, once for the factor."""
+    sums = streams.accumulators(cols, lanes, 0.0)
 
-        def write(_slot: int, first: Expr, width: int) -> None:
-            value = emit.load(x if self.log else y, row, first, lanes=lanes, width=width)
-            if self.log:
-                # Held, because TVM would rather subtract the sum of the two, which is less exact.
-                result = streams.hold(value - emit.splat(top, lanes)).value - factor.value
-            else:
-                result = value * factor.value
-            emit.store(y, result, row, first, lanes=lanes, width=width)
+    def raise_e(slot: int, first: Expr, width: int) -> None:
+        shifted = emit.load(x, row, first, lanes=lanes, width=width) - emit.splat(top, lanes)
+        power = streams.hold(vector.exp(shifted))
+        if not log:
+            emit.store(y, power.value, row, first, lanes=lanes, width=width)
+        sums[slot].value = sums[slot].value + streams.keep(power.value, 0.0, lanes, width)
 
-        streams.walk(self.cols, lanes, write)
+    streams.walk(cols, lanes, raise_e)
+    total = streams.combine(sums, operator.add)
+    total = emit.splat(total, lanes)
+    factor = streams.hold(vector.log(total) if log else emit.splat(1.0, lanes) / total)
+
+    def write(_slot: int, first: Expr, width: int) -> None:
+        value = emit.load(x if log else y, row, first, lanes=lanes, width=width)
+        if log:
+            # Held, because TVM would rather subtract the sum of the two, which is less exact.
+            result = streams.hold(value - emit.splat(top, lanes)).value - factor.value
+        else:
+            result = value * factor.value
+        emit.store(y, result, row, first, lanes=lanes, width=width)
+
+    streams.walk(cols, lanes, write)
 
 
 @dataclass(frozen=True)

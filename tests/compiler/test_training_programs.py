@@ -69,9 +69,20 @@ def transformer(heads: int = 2, width: int = 8, inner: int = 10) -> tuple[mx.sym
     return head, {"data": (BATCH, LENGTH), "softmax_label": (BATCH,)}
 
 
+def wide_classifier(normalization: str) -> tuple[mx.sym.Symbol, dict[str, tuple[int, ...]]]:
+    """So many classes that projection and softmax, and the products of their gradient, are one kernel each."""
+    rows = 13 * 7
+    hidden = S.Activation(S.FullyConnected(S.Variable("data"), num_hidden=37, name="fc1"), act_type="tanh")
+    scores = S.FullyConnected(hidden, num_hidden=1009, name="fc2")
+    head = S.SoftmaxOutput(scores, S.Variable("softmax_label"), name="softmax", normalization=normalization,
+                           use_ignore=normalization != "null", ignore_label=1, grad_scale=2.0)  # fmt: skip
+    return head, {"data": (rows, EMBED), "softmax_label": (rows,)}
+
+
 MODELS: dict[str, Callable[[], tuple[mx.sym.Symbol, dict[str, tuple[int, ...]]]]] = {
     "mlp": mlp,
     "transformer": transformer,
+    **{f"wide_{norm}": lambda norm=norm: wide_classifier(norm) for norm in ("null", "batch", "valid")},
     **{f"{mode}_unrolled": lambda mode=mode: language_model(mode, False) for mode in RECURRENT_MODES},
     **{f"{mode}_fused": lambda mode=mode: language_model(mode, True) for mode in (*RECURRENT_MODES, "rnn_relu")},
 }

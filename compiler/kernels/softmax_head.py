@@ -1,0 +1,414 @@
+"""The head of a classifier over many classes: projection and softmax in one kernel, and what its gradient needs.
+
+The rows of probabilities are the largest tensor of a language model, many times larger than the caches. They are
+written once, while their block is still in the second cache, and the gradient of the loss with respect to the scores,
+as large again, is never written: with p the probabilities, y the one-hot labels and r a factor for each row, it is
+r (p - y), so its products with the weights W and the data X are
+
+    dX = r (p W - W[label]),   dW = p' (r X) - (r X added up at the labels),   db = p' r - (r added up at the labels).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from tvm import te, tirx, topi
+from tvm.tirx.script import builder as T
+
+from bucketmod.compiler.kernels import emission as emit
+from bucketmod.compiler.kernels import streams
+from bucketmod.compiler.kernels.gemm import Gemm, emit_product
+from bucketmod.compiler.kernels.kernel import Kernel, TensorShape
+from bucketmod.compiler.kernels.softmax import LOWEST, exponentiate_row
+
+if TYPE_CHECKING:
+    from bucketmod.compiler.target import CpuFeatures
+
+Expr = Any
+
+
+@dataclass(frozen=True)
+class SoftmaxProjection(Kernel):
+    """p[rows, classes] = softmax over the classes of (x w' + bias); x[rows, depth], w[classes, depth], bias[classes].
+
+    The tuned form packs w once into panels of a few vectors. A task is a block of rows small enough for its scores to
+    wait in the second cache; it runs through all panels, remembers the largest score of each row on the way, and
+    turns scores into probabilities before it goes on.
+    """
+
+    rows: int
+    depth: int
+    classes: int
+    bias: bool = True
+
+    @property
+    def name(self) -> str:
+        return "softmax_projection"
+
+    @property
+    def flops(self) -> int:
+        return 2 * self.rows * self.depth * self.classes
+
+    @property
+    def inputs(self) -> list[TensorShape]:
+        shapes = [(self.rows, self.depth), (self.classes, self.depth), (self.classes,)]
+        return [(shape, "float32") for shape in shapes[: 2 + self.bias]]
+
+    @property
+    def outputs(self) -> list[TensorShape]:
+        return [((self.rows, self.classes), "float32")]
+
+    def scratch(self, cpu: CpuFeatures) -> list[TensorShape]:
+        cut = _Cut.of(self, cpu)
+        return [((cut.panels * self.depth * cut.width,), "float32")]
+
+    def portable(self) -> Any:
+        buffers = [te.placeholder(shape, dtype, f"input{i}") for i, (shape, dtype) in enumerate(self.inputs)]
+        k = te.reduce_axis((0, self.depth), "k")
+        scores = te.compute(self.outputs[0][0], lambda i, j: te.sum(buffers[0][i, k] * buffers[1][j, k], axis=k))
+        if self.bias:
+            product = scores
+            scores = te.compute(product.shape, lambda i, j: product[i, j] + buffers[2][j])
+        return te.create_prim_func([*buffers, topi.nn.softmax(scores)])
+
+    def tuned(self, cpu: CpuFeatures) -> Any:
+        names = ["x", "w"] + ["bias"] * self.bias + ["p", "packed"]
+        arguments = dict(zip(names, [*self.inputs, *self.outputs, *self.scratch(cpu)], strict=True))
+        return emit.build_named(self.name, arguments, lambda b: _ProjectionEmitter(self, _Cut.of(self, cpu), b).run())
+
+
+@dataclass(frozen=True)
+class _Cut:
+    """``vectors`` of ``lanes`` make a panel of ``width`` classes; a block of rows is cut into tiles of ``height``."""
+
+    lanes: int
+    vectors: int
+    height: int
+    block: int
+    panels: int
+
+    @property
+    def width(self) -> int:
+        return self.vectors * self.lanes
+
+    @staticmethod
+    def of(kernel: SoftmaxProjection, cpu: CpuFeatures) -> _Cut:
+        # Tiles whose sums fill the registers, but for those that hold a row of the panel and a value of x.
+        vectors, height = (3, 8) if cpu.registers >= 32 else (2, 6)
+        vectors = min(vectors, -(-kernel.classes // cpu.lanes))
+        # The panels pass by once a block, so a block has some tiles even where its scores exceed the cache.
+        fitting = 2 * cpu.l2 // (4 * kernel.classes * height)
+        tiles = max(1, min(max(_LEAST_TILES, fitting), _MOST_TILES, -(-kernel.rows // (height * _THREADS))))
+        panels = -(-kernel.classes // (vectors * cpu.lanes))
+        return _Cut(cpu.lanes, vectors, height, height * tiles, panels)
+
+
+# The panels come from the third cache or beyond: fewer rows than this would wait for them.
+_LEAST_TILES, _MOST_TILES = 4, 16
+_THREADS = 8  # so many should find work
+
+
+class _ProjectionEmitter:
+    def __init__(self, kernel: SoftmaxProjection, cut: _Cut, buffers: dict[str, Any]):
+        self.kernel, self.cut = kernel, cut
+        self.x, self.w, self.p, self.packed = (buffers[name] for name in ("x", "w", "p", "packed"))
+        self.bias = buffers.get("bias")
+        whole, rest = divmod(kernel.classes, cut.width)
+        self.whole, self.rest = whole, rest  # panels of full width, and classes in the last one
+
+    def run(self) -> None:
+        kernel, cut = self.kernel, self.cut
+        with streams.tasks(self.whole, kernel.classes * kernel.depth * 2 * streams.NS_PER_FLOAT) as panel:
+            self.pack(panel, cut.width)
+        if self.rest:
+            self.pack(self.whole, self.rest)
+        full, rest = divmod(kernel.rows, cut.block)
+        with streams.tasks(full + (rest > 0), kernel.flops / _FLOPS_PER_NS) as block:
+            if full:
+                with T.If(block < full), T.Then():
+                    self.block(block * cut.block, cut.block)
+            if rest:
+                with T.If(block == full), T.Then():
+                    self.block(full * cut.block, rest)
+
+    def pack(self, panel: Expr, classes: int) -> None:
+        """Panel after panel, each depth rows of ``width`` classes; those that do not exist weigh 0."""
+        kernel, cut = self.kernel, self.cut
+        for vector in range(cut.vectors):
+            first = panel * cut.width + vector * cut.lanes
+            present = max(0, min(cut.lanes, classes - vector * cut.lanes))
+
+            def read(row: int, k: Expr, count: int, first: Expr = first) -> Expr:
+                return emit.load(self.w, first + row, k, lanes=cut.lanes, width=count)
+
+            def write(k: Expr, value: Expr, vector: int = vector) -> None:
+                emit.store(self.packed, value, self.place(panel, k, vector), lanes=cut.lanes)
+
+            emit.copy_transposed(read, write, kernel.depth, present, cut.lanes)
+
+    def place(self, panel: Expr, k: Expr, vector: int) -> Expr:
+        return (panel * self.kernel.depth + k) * self.cut.width + vector * self.cut.lanes
+
+    def block(self, first: Expr, rows: int) -> None:
+        """Probabilities of ``rows`` rows from ``first`` on."""
+        cut = self.cut
+        self.first = first
+        self.tops = emit.scratch(rows * cut.lanes)  # the largest score of each row so far, lane by lane
+        with T.serial(rows) as row:
+            emit.store(self.tops, emit.splat(LOWEST, cut.lanes), row * cut.lanes, lanes=cut.lanes)
+        if self.whole:
+            with T.serial(self.whole) as panel:
+                self.panel(panel, rows, cut.width)
+        if self.rest:
+            self.panel(self.whole, rows, self.rest)
+        with T.serial(rows) as row:
+            top = emit.Register(cut.lanes)
+            top.value = emit.load(self.tops, row * cut.lanes, lanes=cut.lanes)
+            exponentiate_row(self.p, self.p, first + row, streams.combine([top], tirx.max), self.kernel.classes,
+                             cut.lanes)  # fmt: skip
+
+    def panel(self, panel: Expr, rows: int, classes: int) -> None:
+        tiles, rest = divmod(rows, self.cut.height)
+        if tiles:
+            with T.serial(tiles) as tile:
+                self.tile(panel, tile * self.cut.height, self.cut.height, classes)
+        if rest:
+            self.tile(panel, tiles * self.cut.height, rest, classes)
+
+    def tile(self, panel: Expr, row: Expr, rows: int, classes: int) -> None:
+        """Scores of ``rows`` rows of the block, from ``row`` on, for the first ``classes`` of a panel."""
+        cut = self.cut
+        vectors = range(-(-classes // cut.lanes))
+        width = [min(cut.lanes, classes - vector * cut.lanes) for vector in vectors]
+        column = [panel * cut.width + vector * cut.lanes for vector in vectors]
+        sums = {(r, v): emit.Register(cut.lanes) for r in range(rows) for v in vectors}
+        for v in vectors:
+            start = emit.let(emit.load(self.bias, column[v], lanes=cut.lanes, width=width[v]) if self.bias is not None
+                             else emit.splat(0.0, cut.lanes))  # fmt: skip
+            for r in range(rows):
+                sums[r, v].value = start
+        emit.multiply(
+            sums,
+            self.kernel.depth,
+            lambda r, k: self.x[self.first + row + r, k],
+            lambda v, k: emit.load(self.packed, self.place(panel, k, v), lanes=cut.lanes),
+        )
+        for r in range(rows):
+            place = (row + r) * cut.lanes
+            top = emit.load(self.tops, place, lanes=cut.lanes)
+            for v in vectors:
+                emit.store(self.p, sums[r, v].value, self.first + row + r, column[v], lanes=cut.lanes, width=width[v])
+                top = tirx.max(top, streams.keep(sums[r, v].value, LOWEST, cut.lanes, width[v]))
+            emit.store(self.tops, top, place, lanes=cut.lanes)
+
+
+_FLOPS_PER_NS = 100.0  # of one thread, to tell whether the product is worth several
+
+
+@dataclass(frozen=True)
+class LabelScale(Kernel):
+    """r[rows]: the factor of each row's gradient, from label[labels] (the first ``rows`` are used, all are counted).
+
+    ``scale`` for a row that counts, 0 for one of ``ignore_label`` with ``use_ignore``; with ``count_valid`` divided by
+    the number of labels that are not ``ignore_label`` (at least 1).
+    """
+
+    rows: int
+    labels: int
+    scale: float
+    ignore_label: int
+    use_ignore: bool
+    count_valid: bool
+
+    @property
+    def name(self) -> str:
+        return "label_scale"
+
+    @property
+    def outputs(self) -> list[TensorShape]:
+        return [((self.rows,), "float32")]
+
+    def portable(self) -> Any:
+        label = te.placeholder((self.labels,), "float32", name="label")
+        one, zero = tirx.FloatImm("float32", 1.0), tirx.FloatImm("float32", 0.0)
+        scale: Any = tirx.FloatImm("float32", self.scale)
+
+        def counts(i: Expr) -> Expr:
+            return tirx.Select(label[i].astype("int32") != self.ignore_label, one, zero)
+
+        if self.count_valid:
+            i = te.reduce_axis((0, self.labels), "i")
+            count = te.compute((1,), lambda _: te.sum(counts(i), axis=i), name="count")
+            scale = scale / tirx.max(count[0], one)
+        factor = te.compute((self.rows,), lambda i: counts(i) * scale if self.use_ignore else scale, name="r")
+        return te.create_prim_func([label, factor])
+
+
+def _class_of(label: Expr, row: Expr) -> Expr:
+    return label[row].astype("int32")
+
+
+@dataclass(frozen=True)
+class HeadDataGradient(Kernel):
+    """dx[rows, depth] = r (p w - w[label]) from p[rows, classes], w[classes, depth], label[rows], r[rows].
+
+    A label outside of the classes has no one-hot: nothing is subtracted for it.
+    """
+
+    rows: int
+    depth: int
+    classes: int
+
+    @property
+    def name(self) -> str:
+        return "head_data_gradient"
+
+    @property
+    def product(self) -> Gemm:
+        return Gemm(self.rows, self.classes, self.depth)
+
+    @property
+    def flops(self) -> int:
+        return self.product.flops
+
+    @property
+    def inputs(self) -> list[TensorShape]:
+        shapes = [(self.rows, self.classes), (self.classes, self.depth), (self.rows,), (self.rows,)]
+        return [(shape, "float32") for shape in shapes]
+
+    @property
+    def outputs(self) -> list[TensorShape]:
+        return [((self.rows, self.depth), "float32")]
+
+    def portable(self) -> Any:
+        p, w, label, r = (te.placeholder(s, name=n) for (s, _), n in zip(self.inputs, "pwlr", strict=True))
+        zero = tirx.FloatImm("float32", 0.0)
+        k = te.reduce_axis((0, self.classes), "k")
+        pw = te.compute((self.rows, self.depth), lambda i, j: te.sum(p[i, k] * w[k, j], axis=k), name="pw")
+
+        def gradient(i: Expr, j: Expr) -> Expr:
+            known = tirx.all(_class_of(label, i) >= 0, _class_of(label, i) < self.classes)
+            row = tirx.max(tirx.min(_class_of(label, i), self.classes - 1), 0)
+            return (pw[i, j] - tirx.Select(known, w[row, j], zero)) * r[i]
+
+        return te.create_prim_func([p, w, label, r, te.compute(pw.shape, gradient, name="dx")])
+
+    def tuned(self, cpu: CpuFeatures) -> Any:
+        lanes = cpu.lanes
+
+        def body(p: Expr, w: Expr, label: Expr, r: Expr, dx: Expr) -> None:
+            emit_product(self.product, cpu, {"A": p, "B": w, "C": dx})
+            with streams.tasks(self.rows, 3 * self.rows * self.depth * streams.NS_PER_FLOAT) as row:
+                number = T.bind(_class_of(label, row))
+                known = T.bind(tirx.all(number >= 0, number < self.classes))
+                place = T.bind(tirx.Select(known, number, 0))
+                share = emit.let(emit.splat(tirx.Select(known, T.float32(1.0), T.float32(0.0)), lanes))
+                factor = emit.let(emit.splat(r[row], lanes))
+
+                def correct(_slot: int, first: Expr, width: int) -> None:
+                    taken = emit.load(w, place, first, lanes=lanes, width=width) * share
+                    value = emit.load(dx, row, first, lanes=lanes, width=width) - taken
+                    emit.store(dx, value * factor, row, first, lanes=lanes, width=width)
+
+                streams.walk(self.depth, lanes, correct)
+
+        names = ("p", "w", "label", "r", "dx")
+        return emit.build_function(self.name, list(zip(names, [*self.inputs, *self.outputs], strict=True)), body)
+
+
+@dataclass(frozen=True)
+class HeadWeightGradient(Kernel):
+    """dw[classes, depth] and db[classes] from p[rows, classes], rx[rows, depth] = r x, r[rows] and label[rows].
+
+    dw = p' rx - (the rows of rx added up at their labels), db = p' r - (r added up there); a label outside of the
+    classes adds nothing.
+    """
+
+    rows: int
+    depth: int
+    classes: int
+
+    @property
+    def name(self) -> str:
+        return "head_weight_gradient"
+
+    @property
+    def product(self) -> Gemm:
+        return Gemm(self.classes, self.rows, self.depth, trans_a=True)
+
+    @property
+    def flops(self) -> int:
+        return self.product.flops
+
+    @property
+    def inputs(self) -> list[TensorShape]:
+        shapes = [(self.rows, self.classes), (self.rows, self.depth), (self.rows,), (self.rows,)]
+        return [(shape, "float32") for shape in shapes]
+
+    @property
+    def outputs(self) -> list[TensorShape]:
+        return [((self.classes, self.depth), "float32"), ((self.classes,), "float32")]
+
+    def portable(self) -> Any:
+        """Every class looks at all labels: slow, but a plain reduction, which any target can schedule."""
+        p, rx, r, label = (te.placeholder(s, name=n) for (s, _), n in zip(self.inputs, "pxrl", strict=True))
+        one, zero = tirx.FloatImm("float32", 1.0), tirx.FloatImm("float32", 0.0)
+        i, k = (te.reduce_axis((0, self.rows), n) for n in "ik")
+
+        def excess(row: Expr, c: Expr) -> Expr:
+            return p[row, c] - tirx.Select(_class_of(label, row) == c, one, zero)
+
+        dw = te.compute((self.classes, self.depth), lambda c, j: te.sum(excess(i, c) * rx[i, j], axis=i), name="dw")
+        db = te.compute((self.classes,), lambda c: te.sum(excess(k, c) * r[k], axis=k), name="db")
+        return te.create_prim_func([p, rx, r, label, dw, db])
+
+    def tuned(self, cpu: CpuFeatures) -> Any:
+        names = ("p", "rx", "r", "label", "dw", "db")
+
+        def body(p: Expr, rx: Expr, r: Expr, label: Expr, dw: Expr, db: Expr) -> None:
+            emit_product(self.product, cpu, {"A": p, "B": rx, "C": dw})
+            self._add_columns(p, r, db, cpu.lanes)
+            self._subtract(rx, r, label, dw, db, cpu.lanes)
+
+        return emit.build_function(self.name, list(zip(names, [*self.inputs, *self.outputs], strict=True)), body)
+
+    def _add_columns(self, p: Expr, r: Expr, db: Expr, lanes: int) -> None:
+        """db = p' r; a task keeps the sums of a strip of columns in registers."""
+        strip = 8 * lanes
+        full, rest = divmod(self.classes, strip)
+
+        def sums(first: Expr, columns: int) -> None:
+            vectors = [(at, min(lanes, columns - at)) for at in range(0, columns, lanes)]
+            totals = streams.accumulators(columns, lanes, 0.0, unroll=len(vectors))
+            with T.serial(self.rows) as row:
+                factor = emit.let(emit.splat(r[row], lanes))
+                for total, (at, width) in zip(totals, vectors, strict=True):
+                    total.value = total.value + emit.load(p, row, first + at, lanes=lanes, width=width) * factor
+            for total, (at, width) in zip(totals, vectors, strict=True):
+                emit.store(db, total.value, first + at, lanes=lanes, width=width)
+
+        with streams.tasks(full, self.rows * self.classes * streams.NS_PER_FLOAT) as task:
+            sums(task * strip, strip)
+        if rest:
+            sums(full * strip, rest)
+
+    def _subtract(self, rx: Expr, r: Expr, label: Expr, dw: Expr, db: Expr, lanes: int) -> None:
+        """Each task owns a range of classes, so that no two threads touch one row and the order of the sums stays."""
+        share = -(-self.classes // _LABEL_TASKS)
+        with streams.tasks(_LABEL_TASKS, 3 * self.rows * self.depth * streams.NS_PER_FLOAT) as task:
+            with T.serial(self.rows) as row:
+                number = T.bind(_class_of(label, row))
+                mine = tirx.all(number >= task * share, number < (task + 1) * share, number < self.classes)
+                with T.If(mine), T.Then():
+                    T.buffer_store(db, db[number] - r[row], [number])
+
+                    def subtract(_slot: int, first: Expr, width: int, row: Expr = row, number: Expr = number) -> None:
+                        taken = emit.load(rx, row, first, lanes=lanes, width=width)
+                        left = emit.load(dw, number, first, lanes=lanes, width=width) - taken
+                        emit.store(dw, left, number, first, lanes=lanes, width=width)
+
+                    streams.walk(self.depth, lanes, subtract)
+
+
+_LABEL_TASKS = 8  # ranges of classes whose labels are subtracted at the same time

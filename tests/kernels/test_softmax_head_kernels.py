@@ -1,0 +1,86 @@
+"""The head of a classifier over many classes: projection with softmax, and the products of its gradient."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from bucketmod.compiler.kernels.softmax_head import HeadDataGradient, HeadWeightGradient, LabelScale, SoftmaxProjection
+
+RANDOM = np.random.RandomState(8)
+# rows, depth, classes: full blocks of rows and rests of them, panels of full width and rests.
+SIZES = [(13 * 7, 37, 1009), (64, 16, 256), (5, 7, 307), (131, 20, 520)]
+
+
+def draw(*shape):
+    return RANDOM.randn(*shape).astype(np.float32)
+
+
+def softmax(scores):
+    power = np.exp(scores - scores.max(-1, keepdims=True))
+    return power / power.sum(-1, keepdims=True)
+
+
+@pytest.mark.parametrize("rows, depth, classes", SIZES)
+@pytest.mark.parametrize("bias", [True, False])
+def test_probabilities_are_the_softmax_of_the_projection(run, rows, depth, classes, bias):
+    x, w, b = draw(rows, depth), draw(classes, depth), draw(classes)
+    scores = x.astype(np.float64) @ w.T.astype(np.float64) + (b if bias else 0)
+    (found,) = run(SoftmaxProjection(rows, depth, classes, bias), x, w, *[b] * bias)
+    np.testing.assert_allclose(found, softmax(scores), rtol=3e-5, atol=1e-7)
+
+
+def test_large_scores_and_forbidden_classes_give_exact_probabilities(run):
+    rows, depth, classes = 33, 8, 300
+    x, w, b = np.zeros((rows, depth), np.float32), np.zeros((classes, depth), np.float32), draw(classes)
+    b[:] = -np.inf
+    b[[7, 250]] = 3e4  # far apart: the first panel of classes says nothing of the largest score
+    b[299] = -3e4
+    (found,) = run(SoftmaxProjection(rows, depth, classes), x, w, b)
+    expected = np.zeros((rows, classes))
+    expected[:, [7, 250]] = 0.5
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_scores_that_rise_far_beyond_the_first_ones(run):
+    rows, depth, classes = 40, 5, 600
+    x, w, b = draw(rows, depth), draw(classes, depth), np.linspace(-500, 500, classes).astype(np.float32)
+    scores = x.astype(np.float64) @ w.T.astype(np.float64) + b
+    (found,) = run(SoftmaxProjection(rows, depth, classes), x, w, b)
+    np.testing.assert_allclose(found, softmax(scores), rtol=2e-4, atol=1e-7)
+
+
+def case(rows, depth, classes):
+    prob = softmax(draw(rows, classes)).astype(np.float32)
+    label = RANDOM.randint(0, classes, rows).astype(np.float32)
+    label[::7] = label[0]  # several rows with one label
+    label[-1], label[-2] = -1, classes  # no class at all
+    scale = RANDOM.rand(rows).astype(np.float32)
+    onehot = (label[:, None] == np.arange(classes)).astype(np.float64)
+    return prob, label, scale, (prob - onehot) * scale[:, None]
+
+
+@pytest.mark.parametrize("rows, depth, classes", SIZES)
+def test_gradient_of_the_data(run, rows, depth, classes):
+    prob, label, scale, gradient = case(rows, depth, classes)
+    w = draw(classes, depth)
+    (found,) = run(HeadDataGradient(rows, depth, classes), prob, w, label, scale)
+    np.testing.assert_allclose(found, gradient @ w, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("rows, depth, classes", SIZES)
+def test_gradients_of_weight_and_bias(run, rows, depth, classes):
+    prob, label, scale, gradient = case(rows, depth, classes)
+    x = draw(rows, depth)
+    dw, db = run(HeadWeightGradient(rows, depth, classes), prob, x * scale[:, None], scale, label)
+    np.testing.assert_allclose(dw, gradient.T @ x, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(db, gradient.sum(0), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("use_ignore", [False, True])
+@pytest.mark.parametrize("count_valid", [False, True])
+def test_scale_of_each_row(run, use_ignore, count_valid):
+    label = np.array([3, 0, 0, 7, 0, 2, 0], np.float32)
+    (found,) = run(LabelScale(5, 7, 2.5, 0, use_ignore, count_valid), label)
+    scale = 2.5 / 3 if count_valid else 2.5
+    np.testing.assert_allclose(found, [0 if use_ignore and c == 0 else scale for c in label[:5]], rtol=1e-6)

@@ -17,11 +17,12 @@ _MODULES = {
     "init": "initializer",
     "opt": "optimizer",
     "kv": "kvstore",
+    "mon": "monitor",
     **{
         name: name
         for name in (
-            "attribute base binding callback context initializer io kvstore lr_scheduler metric model module name ndarray "
-            "optimizer random registry rnn symbol"
+            "attribute base binding callback checkpoint context executor initializer io kvstore lr_scheduler metric "
+            "model module monitor name ndarray optimizer random registry rnn symbol"
         ).split()
     },
 }

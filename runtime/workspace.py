@@ -30,6 +30,12 @@ class Workspace:
         self._buffer = aligned_empty(0, np.uint8)
         self._borrowers: weakref.WeakSet[Borrower] = weakref.WeakSet()
         self.owner: Borrower | None = None
+        self._parts: dict[int, Workspace] = {}
+
+    def part(self, number: int) -> Workspace:
+        """Memory beside this one for part ``number`` of a program that is cut into parts: each keeps what it left while
+        the others run."""
+        return self._parts.setdefault(number, Workspace())
 
     @property
     def nbytes(self) -> int:

@@ -13,6 +13,7 @@ _VARIABLE = "BUCKETMOD_CACHE"
 # Folders whose tests need a CPU target, and why: skipped in a run for CUDA, as are tests marked ``cpu_only(reason)``.
 _RUNTIME = "the runtime loads artifacts for CPUs only"
 _CPU_ONLY = {
+    "executor": _RUNTIME,
     "kernels": "these are the forms of kernels for CPUs; the portable forms are built for CUDA by tests/compiler",
     "module": _RUNTIME,
     "runtime": _RUNTIME,

@@ -11,7 +11,9 @@ from bucketmod.binding.artifacts import (
     set_cache,
 )
 from bucketmod.binding.bucket import Argument, Bucket, make_bucket
+from bucketmod.binding.monitored import monitored
 from bucketmod.binding.onnx_model import OnnxModel, is_model
+from bucketmod.binding.placement import place, prepare_group2ctxs
 from bucketmod.binding.updates import update_kernels, update_request
 
 __all__ = [
@@ -26,7 +28,10 @@ __all__ = [
     "get_cache",
     "is_model",
     "make_bucket",
+    "monitored",
     "obtain",
+    "place",
+    "prepare_group2ctxs",
     "set_cache",
     "update_kernels",
     "update_request",

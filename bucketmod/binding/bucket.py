@@ -19,6 +19,7 @@ from bucketmod.binding.onnx_model import OnnxModel
 from bucketmod.compiler import source_digest, versions
 from bucketmod.compiler.service import CompileRequest
 from bucketmod.compiler.target import parse_target
+from bucketmod.context import Context
 from bucketmod.runtime.executor import Executor
 from bucketmod.runtime.parameter_store import ParameterStore
 from bucketmod.runtime.workspace import InputBuffers, Workspace
@@ -103,6 +104,14 @@ class Bucket:
         """
         return Executor(obtain(self.request(is_train, wrt, target)), store, workspace, inputs, accumulate)
 
+    def argument_contexts(self, context: Context) -> dict[str, Context]:
+        """Where each argument and auxiliary state lives, when the bucket is bound to ``context``."""
+        return {argument.name: context for argument in self.arguments}
+
+    def output_contexts(self, context: Context) -> list[Context]:
+        """Where each output lives."""
+        return [context] * len(self.outputs)
+
     @property
     def graph_name(self) -> str:
         """The first output's name without its ending."""
@@ -119,12 +128,12 @@ class Bucket:
 
                 program = export_symbol(
                     self.graph,
-                    {a.name: a.shape for a in self.arguments if a.role in names},
+                    {a.name: a.shape for a in self.arguments if a.role != "auxiliary"},
                     data_names=names["data"],
                     label_names=names["label"],
                     state_names=names["state"],
                     is_train=is_train,
-                    dtypes={a.name: a.dtype for a in self.arguments if a.role in names},
+                    dtypes={a.name: a.dtype for a in self.arguments if a.role != "auxiliary"},
                 )
             self._programs[is_train] = program.to_bytes()
         return self._programs[is_train]

@@ -392,14 +392,58 @@ class Symbol:
     def as_np_ndarray(self) -> NoReturn:
         raise NotImplementedError("as_np_ndarray: MXNet's numpy interface is not part of bucketmod")
 
-    def bind(self, *args: Any, **kwargs: Any) -> NoReturn:
-        raise NotImplementedError("Symbol.bind: bind through a module: mx.mod.Module(symbol).bind(...)")
+    def bind(
+        self,
+        ctx: Any,
+        args: Any,
+        args_grad: Any = None,
+        grad_req: Any = "write",
+        aux_states: Any = None,
+        group2ctx: Any = None,
+        shared_exec: Any = None,
+    ) -> Any:
+        """An ``mx.executor.Executor`` over these arrays, which its programs read and write in place.
 
-    def simple_bind(self, *args: Any, **kwargs: Any) -> NoReturn:
-        raise NotImplementedError("Symbol.simple_bind: bind through a module: mx.mod.Module(symbol).bind(...)")
+        ``args``, ``args_grad``, ``aux_states``: NDArrays in a list in the order of the arguments, or in a dict by name;
+        gradients may be left out. ``grad_req``: null, write or add, for all, in a list, or in a dict (others: null).
+        ``group2ctx``: contexts by ``ctx_group``. ``shared_exec``: an executor to share working memory with; only the
+        one that ran last has results. ValueError or TypeError for arrays that are missing or none, MXNetError for
+        shapes and contexts that do not fit.
+        """
+        from bucketmod.executor import bind
 
-    def eval(self, *args: Any, **kwargs: Any) -> NoReturn:
-        raise NotImplementedError("Symbol.eval: bind through a module: mx.mod.Module(symbol).bind(...)")
+        return bind(self, ctx, args, args_grad, grad_req, aux_states, group2ctx, shared_exec)
+
+    def simple_bind(
+        self,
+        ctx: Any,
+        grad_req: Any = "write",
+        type_dict: Any = None,
+        stype_dict: Any = None,
+        group2ctx: Any = None,
+        shared_arg_names: Any = None,
+        shared_exec: Any = None,
+        shared_buffer: Any = None,
+        **kwargs: Any,
+    ) -> Any:
+        """As :meth:`bind`, over new arrays of zeros. ``kwargs``: shapes of inputs as tuples; the others are inferred.
+
+        ``type_dict``: element types by name. ``shared_arg_names``: arguments whose arrays are those of
+        ``shared_exec``. ``shared_buffer``: a dict of arrays to take the others from, which receives new ones.
+        RuntimeError for shapes that do not fit or stay open.
+        """
+        from bucketmod.executor import simple_bind
+
+        return simple_bind(
+            self, ctx, grad_req, type_dict, stype_dict, group2ctx, shared_arg_names, shared_exec, shared_buffer,
+            **kwargs,
+        )  # fmt: skip
+
+    def eval(self, ctx: Any = None, **kwargs: Any) -> Any:
+        """The outputs for these arguments, by :meth:`bind` and ``forward``. ``ctx``: default: the current context."""
+        from bucketmod.executor import evaluate
+
+        return evaluate(self, ctx, **kwargs)
 
     def get_backend_symbol(self, backend: str) -> NoReturn:
         raise NotImplementedError(f"Symbol.get_backend_symbol({backend!r}): there are no other backends here")

@@ -58,12 +58,6 @@ def test_truth_value_and_numbers_are_refused_by_name():
         S.Variable("data").asnumpy()
 
 
-@pytest.mark.parametrize("method", ["bind", "simple_bind", "eval"])
-def test_executors_without_a_module_are_refused_by_name(method):
-    with pytest.raises(NotImplementedError, match=f"Symbol.{method}.*Module"):
-        getattr(two_layers(), method)(mx.cpu())
-
-
 def test_a_contradiction_names_the_node_and_its_inputs():
     net = S.elemwise_add(
         S.FullyConnected(S.Variable("data"), num_hidden=4, name="fc1"), S.Variable("other"), name="sum1"

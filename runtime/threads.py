@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 from pathlib import Path
@@ -27,6 +28,15 @@ def configure_threads() -> None:
     if not any(name in os.environ for name in _COUNT_VARIABLES):
         os.environ["TVM_NUM_THREADS"] = str(available_cores())
     os.environ.setdefault("TVM_BIND_THREADS", "0")
+
+
+def kernel_threads() -> int:
+    """Threads of a kernel that has the machine to itself."""
+    configure_threads()
+    for name in _COUNT_VARIABLES:
+        with contextlib.suppress(KeyError, ValueError):
+            return max(1, int(os.environ[name]))
+    return available_cores()
 
 
 def _quota() -> int:

@@ -38,6 +38,14 @@ def tensor(array: np.ndarray) -> Any:
     return tvm_runtime().from_dlpack(array)
 
 
+def set_pool_size(threads: int) -> None:
+    """Kernels that the calling thread starts use this many threads from now on; those of other threads do as before."""
+    tvm_runtime()
+    import tvm_ffi
+
+    tvm_ffi.get_global_func("runtime.config_threadpool")(1, threads)  # 1: processors in order of their speed
+
+
 def load_library(path: Path) -> Any:
     """A loaded module whose functions are reached by ``module[name]``.
 

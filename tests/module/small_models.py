@@ -102,7 +102,7 @@ def expected(data, label, weight, bias):
 def gradients(module):
     """Gradients of the parameters as they lie in the store."""
     module = getattr(module, "_curr_module", module)
-    return {name: array.copy() for name, array in module._memory.store.gradients.items()}
+    return {name: array.copy() for name, array in module._exec_group.memory.contexts[0].store.gradients.items()}
 
 
 def numpy_params(module):

@@ -304,13 +304,13 @@ def test_one_set_of_memory_for_all_buckets():
         module.forward_backward(bucket_batch(key))
         module.update()
         module.forward(bucket_batch(key), is_train=False)
-    memory = [bucket._memory for bucket in module._buckets.values()]
+    memory = [bucket._exec_group.memory.contexts[0] for bucket in module._buckets.values()]
     assert all(each is memory[0] for each in memory)
     assert memory[0].store.nbytes() == 2 * 4 * (CLASSES * FEATURES + CLASSES)
     largest = max(
         executor.artifact.manifest.workspace_bytes
         for bucket in module._buckets.values()
-        for executor in bucket._exec_group._executors.values()
+        for executor in bucket._exec_group.execs[0]._executors.values()
     )
     assert memory[0].workspace.nbytes == largest
 

@@ -113,7 +113,7 @@ def test_bucketing_load_dict():
     again = mx.mod.BucketingModule.load_dict(symbols, bucketed, 6, arguments, auxiliary, fixed_param_names=["fc_bias"])
     again.bind([("data", (4, 6, FEATURES))], [("softmax_label", (4,))])
     same(module, again)
-    assert again._curr_module._grad_req["fc_bias"] == "null"
+    assert again._curr_module._exec_group.grad_req["fc_bias"] == "null"
     complete = dict(sym_dict=symbols, sym_gen=bucketed, default_bucket_key=6, arg_params=arguments, aux_params={})
     for name in complete:
         with pytest.raises(AssertionError, match=name):

@@ -165,14 +165,14 @@ def test_input_gradients_need_training():
 )
 def test_grad_req_by_text_dict_or_list(given, expected):
     module = make_module(fixed_param_names=["fc_bias"], bind_grad_req=given)
-    assert [module._grad_req[name] for name in ("data", "fc_weight", "fc_bias", "softmax_label")] == expected
+    assert [module._exec_group.grad_req[name] for name in ("data", "fc_weight", "fc_bias", "softmax_label")] == expected
 
 
 def test_grad_req_of_wanted_inputs():
     module = make_module(bind_inputs_need_grad=True, bind_grad_req={"data": "add"})
-    assert module._grad_req["data"] == "add"
-    assert make_module(bind_inputs_need_grad=True)._grad_req["data"] == "write"
-    assert set(make_module(bind_for_training=False)._grad_req.values()) == {"null"}
+    assert module._exec_group.grad_req["data"] == "add"
+    assert make_module(bind_inputs_need_grad=True)._exec_group.grad_req["data"] == "write"
+    assert set(make_module(bind_for_training=False)._exec_group.grad_req.values()) == {"null"}
 
 
 def test_bad_grad_reqs():
@@ -182,12 +182,11 @@ def test_bad_grad_reqs():
 
 
 def test_features_of_later_versions_are_refused_by_name():
-    several = mx.mod.Module(classifier(), context=[mx.cpu(0), mx.cpu(1)])
     gpu = mx.mod.Module(classifier(), context=mx.gpu())
     placed = mx.mod.Module(classifier(), group2ctxs={"part": mx.gpu()})
     compressed = mx.mod.Module(classifier(), compression_params={"type": "2bit"})
     shapes = [("data", (4, 5))], [("softmax_label", (4,))]
-    for module, name in ((several, "several contexts"), (gpu, "CUDA execution"), (placed, "group2ctxs")):
+    for module, name in ((gpu, "CUDA execution"), (placed, "group2ctxs")):
         with pytest.raises(NotImplementedError, match=name):
             module.bind(*shapes)
     compressed.bind(*shapes)  # one context exchanges no gradients, so there is nothing to compress

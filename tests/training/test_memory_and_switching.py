@@ -39,15 +39,15 @@ def trained() -> mx.mod.BucketingModule:
 
 
 def executors(module: mx.mod.BucketingModule) -> dict[int, object]:
-    return {key: part._exec_group._executors[True] for key, part in module._buckets.items()}
+    return {key: part._exec_group.execs[0]._executors[True] for key, part in module._buckets.items()}
 
 
 def test_all_buckets_use_one_set_of_arrays(trained) -> None:
     parts = list(trained._buckets.values())
     assert len(parts) == len(BUCKETS)
-    assert len({id(part._memory) for part in parts}) == 1
+    assert len({id(part._exec_group.memory) for part in parts}) == 1
     assert len({id(part._updater) for part in parts}) == 1
-    memory = parts[0]._memory
+    memory = parts[0]._exec_group.memory.contexts[0]
     names = {name for part in parts for name in part._param_names}
     assert set(memory.store.parameters) == set(memory.store.gradients) == names
     sizes = {key: executor.artifact.manifest.workspace_bytes for key, executor in executors(trained).items()}
@@ -60,7 +60,7 @@ def test_visiting_smaller_buckets_adds_no_arrays() -> None:
     module = make_module(mx, "lstm", "adam")
     module.forward_backward(batch_of(max(BUCKETS)))
     module.update()
-    memory = module._buckets[max(BUCKETS)]._memory
+    memory = module._buckets[max(BUCKETS)]._exec_group.memory.contexts[0]
     before = [id(array) for array in memory.store.parameters.values()], memory.store.nbytes(), memory.workspace.nbytes
     states = len(module._curr_module._updater.states)
     for key in BUCKETS:
@@ -95,13 +95,13 @@ def test_switching_changes_neither_outputs_nor_gradients(trained) -> None:
     key = BUCKETS[1]
     trained.forward_backward(batch_of(key))
     output = trained.get_outputs()[0].asnumpy().copy()
-    gradients = {n: g.copy() for n, g in trained._curr_module._memory.store.gradients.items()}
+    gradients = {n: g.copy() for n, g in trained._curr_module._exec_group.memory.contexts[0].store.gradients.items()}
     for other in BUCKETS:
         trained.switch_bucket(other, None)
     trained.prepare(batch_of(BUCKETS[0]))
     trained.switch_bucket(key, None)
     np.testing.assert_array_equal(trained.get_outputs()[0].asnumpy(), output)
-    for name, gradient in trained._curr_module._memory.store.gradients.items():
+    for name, gradient in trained._curr_module._exec_group.memory.contexts[0].store.gradients.items():
         np.testing.assert_array_equal(gradient, gradients[name])
 
 

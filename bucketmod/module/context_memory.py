@@ -1,0 +1,86 @@
+"""The memory of a family of modules: for each context one copy of everything, which all its buckets share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from bucketmod.context import Context
+from bucketmod.ndarray import NDArray
+from bucketmod.runtime.parameter_store import ParameterStore
+from bucketmod.runtime.worker import Stream, make_streams
+from bucketmod.runtime.workspace import InputBuffers, Workspace
+
+
+@dataclass
+class ContextMemory:
+    """Parameters, gradients, workspace and inputs of one context. ``stream``: where its programs run beside those of
+    other contexts; None when they run in the thread that asks for them."""
+
+    context: Context
+    stream: Stream | None = None
+    store: ParameterStore = field(default_factory=ParameterStore)
+    workspace: Workspace = field(default_factory=Workspace)
+    inputs: InputBuffers = field(default_factory=InputBuffers)
+
+    def run(self, function: Callable[..., None], *args: Any) -> None:
+        """Calls ``function(*args)``: now, or on the stream, after what was asked for before."""
+        if self.stream is None:
+            function(*args)
+        else:
+            self.stream.submit(function, *args)
+
+    def wait(self) -> None:
+        """Returns when nothing runs here any more; raises what went wrong meanwhile."""
+        if self.stream is not None:
+            self.stream.wait()
+
+    def array(self, data: np.ndarray) -> NDArray:
+        """``data``, which is memory of this context, for users: whoever looks at it waits for the stream first."""
+        return NDArray(data, self.context) if self.stream is None else StreamArray(data, self.context, self.stream)
+
+
+@dataclass
+class SharedMemory:
+    """One memory a context. ``copies_stale``: whether the modules' own copies of the parameters are older than what
+    the contexts hold."""
+
+    contexts: list[ContextMemory]
+    copies_stale: bool = False
+
+    @staticmethod
+    def of(contexts: Sequence[Context], work_load: Sequence[float]) -> SharedMemory:
+        """Empty memory; several contexts get a thread each, and cores in proportion to their load."""
+        streams = make_streams(work_load) if len(contexts) > 1 else [None]
+        return SharedMemory([ContextMemory(*pair) for pair in zip(contexts, streams, strict=True)])
+
+
+class StreamArray(NDArray):
+    """An array that programs on a stream write: reading and writing it waits until they are done.
+
+    Slices and other views of it are plain arrays, of the moment when they were taken.
+    """
+
+    __slots__ = ("_array", "_stream")
+
+    def __init__(self, data: np.ndarray, context: Context, stream: Stream) -> None:
+        self._stream = stream
+        super().__init__(data, context)
+
+    @property
+    def _data(self) -> np.ndarray:  # type: ignore[override]  # the base has a plain attribute
+        self._stream.wait()
+        return self._array
+
+    @_data.setter
+    def _data(self, data: np.ndarray) -> None:
+        self._array = data
+
+    def wait_to_read(self) -> None:
+        """Returns when nothing writes here any more."""
+        self._stream.wait()
+
+    wait_to_write = wait_to_read

@@ -1,0 +1,151 @@
+"""How parameters follow their gradients: on each context by an updater, or on a store that all contexts share."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from bucketmod import binding
+from bucketmod import optimizer as opt
+from bucketmod.atomic_file import replacing
+from bucketmod.base import MXNetError
+from bucketmod.model import _create_kvstore, _initialize_kvstore
+from bucketmod.module.executor_group import DataParallelExecutorGroup
+from bucketmod.ndarray import NDArray
+
+
+class ParameterUpdates:
+    """An optimizer with its states: one for all modules that share parameters.
+
+    ``kvstore``: sums gradients over contexts; None: every context keeps to its own. ``on_kvstore``: the optimizer runs
+    on the store, under the parameters' names; otherwise on each context, under position * contexts + context.
+    ``updater``: what is called for the parameters; None on a store.
+    """
+
+    def __init__(self, optimizer: opt.Optimizer, kvstore: Any, on_kvstore: bool, param_names: Sequence[str]):
+        self.optimizer = optimizer
+        self.kvstore = kvstore
+        self.on_kvstore = on_kvstore
+        self.updater = None if on_kvstore else opt.get_updater(optimizer)
+        # Of the module that made the optimizer, so that states stay with their parameter in buckets that order
+        # parameters differently.
+        self._position = {name: position for position, name in enumerate(param_names)}
+
+    def start(
+        self, group: DataParallelExecutorGroup, arg_params: Mapping[str, NDArray], compression: Mapping[str, Any] | None
+    ) -> None:
+        """Gives the store, if there is one, the optimizer and the parameters' values. ``compression``: of the gradients
+        that it exchanges."""
+        if self.kvstore is None:
+            return
+        if compression:
+            self.kvstore.set_gradient_compression(compression)
+        if self.on_kvstore:
+            self.kvstore.set_optimizer(self.optimizer)
+        _initialize_kvstore(self.kvstore, group.param_arrays, arg_params, group.param_names, self.on_kvstore)
+
+    def bind(self, group: DataParallelExecutorGroup) -> Callable[[], None]:
+        """A function that changes the group's parameters by its gradients. MXNetError unless the group is bound for
+        training and the optimizer knows all its parameters."""
+        gradients = group.grad_arrays
+        if gradients is None:
+            raise MXNetError("update() needs a module that was bound with for_training=True")
+        trained = [
+            (name, own, grads)
+            for name, own, grads in zip(group.param_names, group.param_arrays, gradients, strict=True)
+            if grads[0] is not None
+        ]
+        if strangers := [name for name, _, _ in trained if name not in self._position]:
+            raise MXNetError(f"the optimizer does not know {', '.join(strangers)}: it was made for another graph")
+        exchange = self._exchange(trained)
+        if self.updater is None:
+            return exchange
+        calls = self._updater_calls(trained, len(group.contexts))
+        updater = self.updater
+        if len(calls) == 1 and self.kvstore is None:
+            (only,) = calls
+            return lambda: updater(*only)
+
+        def update() -> None:
+            exchange()
+            for call in calls:
+                updater(*call)
+
+        return update
+
+    def _updater_calls(
+        self, trained: Sequence[tuple[str, list[NDArray], Any]], contexts: int
+    ) -> list[tuple[list[int], list[NDArray], list[NDArray]]]:
+        """(indices, gradients, parameters) for each context: states are kept apart by the index."""
+        return [
+            (
+                [self._position[name] * contexts + context for name, _, _ in trained],
+                [grads[context] for _, _, grads in trained],
+                [own[context] for _, own, _ in trained],
+            )
+            for context in range(contexts)
+        ]
+
+    def _exchange(self, trained: Sequence[tuple[str, list[NDArray], Any]]) -> Callable[[], None]:
+        """Through the store: gradients in, new parameters out, or the sum of the gradients when it has no optimizer."""
+        store, on_store = self.kvstore, self.on_kvstore
+
+        def exchange() -> None:
+            if store is None:
+                return
+            for position, (name, own, grads) in enumerate(trained):
+                store.pushpull(name, grads, out=own if on_store else None, priority=-position)
+
+        return exchange
+
+    def save_states(self, fname: str) -> None:
+        """Writes the optimizer's states (not its counts)."""
+        if self.updater is None:
+            self.kvstore.save_optimizer_states(fname)
+            return
+        states = self.updater.get_states()
+        with replacing(fname) as stream:
+            stream.write(states)
+
+    def load_states(self, fname: str) -> None:
+        """Reads what ``save_states`` wrote."""
+        if self.updater is None:
+            self.kvstore.load_optimizer_states(fname)
+            return
+        with open(fname, "rb") as file:
+            self.updater.set_states(file.read())
+
+
+def make_optimizer(
+    optimizer: Any, options: Mapping[str, Any], symbol: Any, index_names: Mapping[Any, str], batch_size: int
+) -> opt.Optimizer:
+    """By name with ``options``, or an Optimizer as it is; with compiled kernels where its class uses them.
+
+    By name, gradients are divided by the batch size unless ``options`` has ``rescale_grad``; an Optimizer that does
+    otherwise gets a warning. AssertionError for another type.
+    """
+    rescale_grad = 1.0 / batch_size
+    if isinstance(optimizer, str):
+        options = {"rescale_grad": rescale_grad, **options}
+        optimizer = opt.create(optimizer, sym=symbol, param_idx2name=dict(index_names), **options)
+    else:
+        assert isinstance(optimizer, opt.Optimizer), f"expected a name or an Optimizer, got {type(optimizer)}"
+        if optimizer.rescale_grad != rescale_grad:
+            warnings.warn(
+                f"the optimizer's rescale_grad is {optimizer.rescale_grad}, not 1 / batch size ({rescale_grad}): "
+                "gradients are sums over the batch; is this intended?",
+                stacklevel=3,
+            )
+        if not optimizer.idx2name:
+            optimizer.idx2name = dict(index_names)
+    if optimizer.uses_kernels and optimizer.kernels is opt.REFERENCE:
+        optimizer.kernels = opt.CompiledKernels(binding.update_kernels(binding.default_target()))
+    return optimizer
+
+
+def create_store(kvstore: Any, contexts: int, arg_params: Mapping[str, NDArray]) -> tuple[Any, bool]:
+    """(store or None, whether the optimizer runs on it) for what users pass as ``kvstore``."""
+    if isinstance(kvstore, str) and "dist" in kvstore:
+        raise NotImplementedError(f"kvstore {kvstore!r}: training on several machines")
+    return _create_kvstore(kvstore, contexts, arg_params)

@@ -1,24 +1,23 @@
-"""Optimizer updates as compiled in-place kernels over flat arrays; one artifact serves all models and buckets.
+"""Updates as compiled in-place kernels over flat arrays; one artifact serves all models and buckets.
 
-An entry of its manifest lists the arrays of a kernel; after them the function takes float32 scalars, in the order of
-:mod:`bucketmod.compiler.kernels.update` (that of ``bucketmod.optimizer.UpdateKernels``)::
-
-    sgd_update(weight, grad, lr, wd, rescale_grad, clip_gradient)
-    sgd_mom_update(weight, grad, mom, lr, momentum, wd, rescale_grad, clip_gradient)
-    adam_update(weight, grad, mean, var, lr, beta1, beta2, epsilon, wd, rescale_grad, clip_gradient)
+An entry of its manifest lists the arrays of a kernel, and then the sums (role output) that it makes over all elements;
+the function takes them in this order, and after them float32 scalars. Which they are is told by
+:mod:`bucketmod.compiler.update_formulas`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from bucketmod.runtime.artifact import Artifact
 from bucketmod.runtime.errors import ArtifactError
-from bucketmod.runtime.memory import is_aligned
+from bucketmod.runtime.memory import aligned_zeros, is_aligned
 from bucketmod.runtime.tvm_runtime import tensor
 
+CHUNK = 8192  # values that a task updates, and of which a part of a sum is made
 _MOST_KEPT = 4096
 
 
@@ -34,6 +33,8 @@ class UpdateKernels:
             raise ArtifactError(f"{artifact.folder} has mode {artifact.manifest.mode!r}, expected 'update'")
         self.artifact = artifact
         self._functions = {name: artifact.function(name) for name in artifact.manifest.entries}
+        outputs = {spec.name for spec in artifact.manifest.by_role("output")}
+        self._sums = {name: len(outputs & {*entry}) for name, entry in artifact.manifest.entries.items()}
         self._flat: dict[int, tuple[np.ndarray, Any]] = {}
 
     @property
@@ -41,15 +42,31 @@ class UpdateKernels:
         """Kernels that the artifact has."""
         return frozenset(self._functions)
 
-    def bind(self, name: str, *arrays: np.ndarray) -> Any:
+    def bind(self, name: str, *arrays: np.ndarray) -> Callable[..., tuple[float, ...]]:
         """A function of the kernel's scalars alone, as in ``bind("sgd_update", weight, gradient)(lr, wd, ...)``.
 
-        Raises KeyError for an unknown kernel, ValueError when an array is not as described above.
+        It returns the kernel's sums. Raises KeyError for an unknown kernel, ValueError when an array is not as
+        described above.
         """
         function, tensors = self._functions[name], [self._tensor(array) for array in arrays]
         if len({array.size for array in arrays}) != 1:
             raise ValueError(f"{name}: arrays of different sizes {[array.shape for array in arrays]}")
-        return lambda *scalars: function(*tensors, *scalars)
+        if not self._sums[name]:
+
+            def update(*scalars: float) -> tuple[float, ...]:
+                function(*tensors, *scalars)
+                return ()
+
+            return update
+        chunks = -(-arrays[0].size // CHUNK)
+        parts = [aligned_zeros(chunks) for _ in range(self._sums[name])]
+        tensors += [tensor(part) for part in parts]
+
+        def update_and_sum(*scalars: float) -> tuple[float, ...]:
+            function(*tensors, *scalars)
+            return tuple(float(part.sum(dtype=np.float64)) for part in parts)
+
+        return update_and_sum
 
     def _tensor(self, array: np.ndarray) -> Any:
         kept = self._flat.get(id(array))

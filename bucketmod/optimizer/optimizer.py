@@ -191,9 +191,29 @@ class Optimizer:
     def _get_wd(self, index: Hashable) -> float:
         return self._get_wds([index])[0]
 
-    def _clip_bound(self) -> float:
-        """The bound for kernels: below 0 means none; so does 0, as in MXNet."""
+    # ---- the pieces of an update
+
+    def _bound(self) -> float:
+        """``clip_gradient`` for kernels, where a negative bound means none."""
+        return -1.0 if self.clip_gradient is None else self.clip_gradient
+
+    def _bound_or_none(self) -> float:
+        """As ``_bound``, but 0 means none too, as it does in MXNet for the optimizers that call this."""
         return self.clip_gradient or -1.0
+
+    def _check_arrays(self, *arrays: Any) -> None:
+        for each in arrays:
+            assert isinstance(each, NDArray), f"{type(self).__name__} updates NDArrays, got {type(each)}"
+
+    def _begin(self, index: Hashable, weight: Any, grad: Any) -> tuple[float, float, int]:
+        """Counts an update of one parameter: its (learning rate, weight decay, count)."""
+        self._check_arrays(weight, grad)
+        self._update_count(index)
+        return self._get_lr(index), self._get_wd(index), self._index_update_count[index]
+
+    def _apply(self, name: str, arrays: Sequence[NDArray], *scalars: float) -> tuple[float, ...]:
+        """Runs a kernel in place; returns its sums."""
+        return self.kernels.run(name, [array.numpy_view() for array in arrays], *scalars)
 
     # ---- counting
 

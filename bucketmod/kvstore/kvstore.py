@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from bucketmod import binding
 from bucketmod import optimizer as opt
 from bucketmod.atomic_file import replacing
 from bucketmod.base import MXNetError
 from bucketmod.kvstore.base import KVStoreBase
+from bucketmod.kvstore.compression import TwoBitCompression, parse_threshold
 from bucketmod.kvstore.keys import Key, flattened, pairs
 from bucketmod.ndarray import NDArray
 from bucketmod.runtime.memory import aligned_empty
@@ -24,14 +26,18 @@ class KVStore(KVStoreBase):
 
     What is pushed for a key (an array for each device) is added up. Without an updater the sum becomes the value; with
     one, ``updater(key, sum, value)`` changes the value. All keys of a store are int, or all are str (MXNetError).
+
+    ``kernels`` does the adding: numpy, until an optimizer or compression brings compiled kernels.
     """
 
     def __init__(self, handle: str) -> None:
         assert isinstance(handle, str), f"a KVStore is made by create(), from the name of a type; got {type(handle)}"
         self.handle = handle
+        self.kernels: opt.UpdateKernels = opt.REFERENCE
         self._updater: Callable[[Any, NDArray, NDArray], Any] | None = None
         self._values: dict[Key, NDArray] = {}
         self._sums: dict[Key, NDArray] = {}  # where gradients are added up for the updater; made once for each key
+        self._compression: TwoBitCompression | None = None
 
     # ---- values
 
@@ -57,12 +63,14 @@ class KVStore(KVStoreBase):
 
     def _push(self, key: Key, arrays: Sequence[NDArray]) -> None:
         stored = self._value(key)
-        if self._updater is not None:
-            total = arrays[0] if len(arrays) == 1 else self._target(self._sums, key, arrays[0])
-            self._add_up(key, arrays, total)
-            self._updater(key, total, stored)
-        else:
+        if self._updater is None:
             self._add_up(key, arrays, self._target(self._values, key, arrays[0]))
+            return
+        total = arrays[0]
+        if len(arrays) > 1 or self._compression is not None:
+            total = self._target(self._sums, key, arrays[0])
+            self._add_up(key, arrays, total)
+        self._updater(key, total, stored)
 
     @staticmethod
     def _target(group: dict[Key, NDArray], key: Key, like: NDArray) -> NDArray:
@@ -79,13 +87,14 @@ class KVStore(KVStoreBase):
                 raise MXNetError(
                     f"push of key {key!r}: arrays differ, {views[0].dtype}{views[0].shape} and {view.dtype}{view.shape}"
                 )
-        if len(views) == 1:
-            if target is not views[0]:
-                np.copyto(target, views[0])
-            return
-        np.add(views[0], views[1], out=target)
-        for view in views[2:]:
-            target += view
+        if self._compression is not None:
+            self._compression.add_up(key, views, target)
+        elif len(views) == 1:
+            np.copyto(target, views[0])
+        else:
+            self.kernels.run("add_two", (target, *views[:2]))
+            for view in views[2:]:
+                self.kernels.run("add_one", (target, view))
 
     def pull(self, key: Any, out: Any = None, priority: int = 0, ignore_sparse: bool = True) -> None:
         """Copies values to ``out``, one or many arrays for a key. MXNetError for unknown keys and other shapes."""
@@ -131,8 +140,32 @@ class KVStore(KVStoreBase):
         raise ValueError(f"Unknown capability: {capability}")
 
     def set_optimizer(self, optimizer: opt.Optimizer) -> None:
-        """From now on pushed gradients update the values by ``optimizer``, with states of the store's own."""
+        """From now on pushed gradients update the values by ``optimizer``, with states of the store's own.
+
+        An optimizer that uses kernels gets compiled ones, found or compiled; raises what ``binding.obtain`` does.
+        """
+        if optimizer.uses_kernels:
+            if optimizer.kernels is opt.REFERENCE:
+                optimizer.kernels = self._compiled_kernels()
+            self.kernels = optimizer.kernels
         self._set_updater(opt.get_updater(optimizer))
+
+    def set_gradient_compression(self, compression_params: Any) -> None:
+        """Compresses what is pushed from now on: ``{"type": "2bit", "threshold": 0.5}``, see ``TwoBitCompression``.
+
+        For "device" stores (Exception for others, as in MXNet); AssertionError and MXNetError for unfit parameters.
+        """
+        if "device" not in self.type:
+            raise Exception(f"Gradient compression is not supported for a {self.type!r} kvstore; make a 'device' one")
+        threshold = parse_threshold(compression_params)
+        if self._compression is None:
+            self._compression = TwoBitCompression(threshold, self._compiled_kernels())
+        self._compression.threshold = threshold
+
+    def _compiled_kernels(self) -> opt.UpdateKernels:
+        if self.kernels is opt.REFERENCE:
+            self.kernels = opt.CompiledKernels(binding.update_kernels(binding.default_target()))
+        return self.kernels
 
     def _set_updater(self, updater: Callable[[Any, NDArray, NDArray], Any]) -> None:
         """``updater(key, pushed sum, value)`` changes the value in place at every push."""

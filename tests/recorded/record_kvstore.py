@@ -1,0 +1,56 @@
+"""Records MXNet 1.9.1's stores: sums over devices, updates on the store and 2-bit compression with residuals.
+
+The cases are functions of the package (``mx``); the tests run them with ours. Run with MXNet's Python 3.9
+environment: writes kvstore.npz beside this file.
+"""
+
+import pathlib
+
+import numpy as np
+
+SHAPES = {"a_weight": (3, 7), "b_bias": (19,)}
+CASES = {
+    "local": ("local", 2, None, None),
+    "local 5": ("local", 5, None, None),
+    "device 3": ("device", 3, None, None),
+    "local sgd": ("local", 2, {"learning_rate": 0.1, "momentum": 0.9, "wd": 0.01}, None),
+    "device sgd": ("device", 3, {"learning_rate": 0.1, "momentum": 0.9}, None),
+    "2bit": ("device", 2, None, {"type": "2bit"}),
+    "2bit fine": ("device", 3, None, {"type": "2bit", "threshold": 0.05}),
+    "2bit one device": ("device", 1, None, {"type": "2bit", "threshold": 0.3}),
+    "2bit sgd": ("device", 2, {"learning_rate": 0.1, "momentum": 0.9}, {"type": "2bit", "threshold": 0.25}),
+}
+
+
+def run(mx, case):
+    """What is pulled after each of six pushes of two keys."""
+    kind, devices, sgd, compression = CASES[case]
+    rng = np.random.RandomState(11)
+    store = mx.kv.create(kind)
+    if compression is not None:
+        store.set_gradient_compression(compression)
+    if sgd is not None:
+        store.set_optimizer(mx.optimizer.create("sgd", **sgd))
+    names = list(SHAPES)
+    store.init(names, [mx.nd.array(rng.randn(*shape)) for shape in SHAPES.values()])
+    found = []
+    for step in range(6):
+        grads = [
+            [mx.nd.array(0.4 * rng.randn(*shape), ctx=mx.cpu(device)) for device in range(devices)]
+            for shape in SHAPES.values()
+        ]
+        outs = [[mx.nd.zeros(shape, ctx=mx.cpu(device)) for device in range(devices)] for shape in SHAPES.values()]
+        if step % 2:
+            store.pushpull(names, grads, out=outs)
+        else:
+            store.push(names, grads)
+            store.pull(names, out=outs)
+        found += [array.asnumpy().ravel() for arrays in outs for array in arrays]
+    return np.concatenate(found)
+
+
+if __name__ == "__main__":
+    import mxnet
+
+    recorded = {case: run(mxnet, case) for case in CASES}
+    np.savez_compressed(pathlib.Path(__file__).parent / "kvstore.npz", **recorded)

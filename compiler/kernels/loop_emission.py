@@ -1,0 +1,163 @@
+"""What both directions of a loop over time share: threads, tiles, vectors of hidden units, what is fetched ahead."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import TYPE_CHECKING, Any
+
+from tvm import tirx
+from tvm.tirx.script import builder as T
+
+from bucketmod.compiler.kernels import emission as emit
+from bucketmod.compiler.kernels import math
+from bucketmod.compiler.kernels.cells import Maths
+
+if TYPE_CHECKING:
+    from bucketmod.compiler.kernels.time_loop import Tiling, TimeLoop
+
+Expr = Any
+Sums = dict[tuple[int, int], emit.Register]
+
+
+class LoopEmitter:
+    """Base of the emitters of one direction."""
+
+    def __init__(self, loop: TimeLoop, tiling: Tiling, buffers: dict[str, Any]):
+        self.loop, self.cell, self.tiling, self.buffers = loop, loop.cell, tiling, buffers
+        self.lanes = tiling.lanes
+        self.maths = vector_maths()
+
+    def threads(self) -> AbstractContextManager[Any]:
+        """Everything inside runs on every thread at once, but for the ``shared`` loops."""
+        return T.attr("default", "pragma_parallel_launch_point", 1) if self.tiling.parallel else nullcontext()
+
+    @contextmanager
+    def shared(self, extent: Expr) -> Iterator[Expr]:
+        """A loop that the threads share; they wait for each other at its end. Each always gets the same part of it, so
+        that its weights stay in its caches."""
+        if not self.tiling.parallel:
+            with T.serial(extent) as index:
+                yield index
+            return
+        with T.attr("default", "pragma_parallel_barrier_when_finish", 1), T.parallel(extent) as index:
+            yield index
+
+    def width(self, unit: Expr) -> Expr | None:
+        """How many lanes of a vector of units exist; None where all vectors are full."""
+        return self.loop.hidden - unit * self.lanes if self.loop.hidden % self.lanes else None
+
+    def load(self, name: str, *indices: Expr, unit: Expr, array: int = 0) -> Expr:
+        """A vector of units in array ``array`` of those that stand side by side along the last axis."""
+        at = array * self.loop.hidden + unit * self.lanes
+        return emit.load(self.buffers[name], *indices, at, lanes=self.lanes, width=self.width(unit))
+
+    def store(self, name: str, value: Expr, *indices: Expr, unit: Expr, array: int = 0) -> None:
+        at = array * self.loop.hidden + unit * self.lanes
+        emit.store(self.buffers[name], value, *indices, at, lanes=self.lanes, width=self.width(unit))
+
+    def load_padded(self, name: str, *indices: Expr, unit: Expr) -> Expr:
+        return emit.load(self.buffers[name], *indices, unit * self.lanes, lanes=self.lanes)
+
+    def store_padded(self, name: str, value: Expr, *indices: Expr, unit: Expr) -> None:
+        emit.store(self.buffers[name], value, *indices, unit * self.lanes, lanes=self.lanes)
+
+    @contextmanager
+    def each_vector(self) -> Iterator[tuple[Expr, Expr]]:
+        """Row and unit for all of a state [N, H]."""
+        with self.shared(self.loop.batch) as row, T.serial(self.tiling.units) as unit:
+            yield row, unit
+
+    def each_tile(self, body: Callable[[Expr, int, Expr, int], None]) -> None:
+        """``body(first unit, width, tile, rows)`` on all threads; neighbouring tiles share the weights of a column."""
+        t = self.tiling
+        last_width = t.units - (t.blocks - 1) * t.width
+        with self.shared(t.blocks * t.tiles) as task:
+            unit, tile = T.bind(task // t.tiles * t.width), T.bind(task % t.tiles)
+            for width in sorted({t.width, last_width}, reverse=True):
+                for rows in (t.rows, t.rows - 1)[: 1 + bool(t.short)]:
+                    conditions = []
+                    if last_width != t.width:
+                        conditions.append(unit + t.width <= t.units if width == t.width else unit + t.width > t.units)
+                    if t.short:
+                        conditions.append(tile < t.tiles - t.short if rows == t.rows else tile >= t.tiles - t.short)
+                    when(conditions, functools.partial(body, unit, width, tile, rows))
+
+    def first_row(self, tile: Expr) -> Expr:
+        t = self.tiling
+        return T.bind(tile * t.rows - T.max(tile - (t.tiles - t.short), 0) if t.short else tile * t.rows)
+
+    def fetch_rows(self, names: dict[str, int], time: Expr, unit: Expr, first: Expr, rows: int, width: int) -> None:
+        """Starts to fetch what the equations of a tile will touch of sequences (``names``: name -> arrays side by
+        side): it lies in short pieces far apart, so that no CPU guesses it, and comes while the product runs.
+
+        The last value of a vector is named: where the vector reaches into two lines, the tile before this one has
+        fetched the first of them.
+        """
+        for row, v in itertools.product(range(rows), range(width)):
+            for name, arrays in names.items():
+                for array in range(arrays):
+                    at = array * self.loop.hidden + (unit + v) * self.lanes + self.lanes - 1
+                    emit.prefetch(self.buffers[name], time, first + row, at)
+
+    def fetch_weights(self, unit: Expr, tile: Expr, k: Expr, depth: int, vectors: int) -> None:
+        """Starts to fetch a line, or a few, of the weights that the next column of tiles needs: all tiles of this
+        column together fetch all of it, evenly over time. ``vectors``: of packed weight for each k of a column."""
+        t = self.tiling
+        if not t.fetch_ahead:
+            return
+        size = vectors * self.lanes * depth  # of the weights of a column, which lie there one after the other
+        lines = -(-size // emit.LINE)
+        each = -(-lines // (t.tiles * depth))
+        following, packed = unit + t.width, self.buffers["packed"]
+
+        def fetch() -> None:
+            for i in range(each):
+                at = ((tile * depth + k) * each + i) * emit.LINE
+                emit.prefetch(packed, following, 0, at)
+
+        needed = -(-lines // (each * depth))  # tiles
+        when([tile < needed] if needed < t.tiles else [], fetch)
+
+    def spill(self, sums: Sums, rows: int, gates: int) -> list[Any]:
+        """Puts the sums into memory, one buffer [unit, row] a gate, so that the equations are emitted only once."""
+        width = len(sums) // rows // gates
+        buffers = [emit.scratch(width * rows * self.lanes) for _ in range(gates)]
+        for (row, column), total in sums.items():
+            v, gate = divmod(column, gates)
+            emit.store(buffers[gate], total.value, (v * rows + row) * self.lanes, lanes=self.lanes)
+        return buffers
+
+    def spilled(self, buffer: Any, v: Expr, row: Expr, rows: int) -> Expr:
+        return emit.load(buffer, (v * rows + row) * self.lanes, lanes=self.lanes)
+
+
+def when(conditions: list[Expr], body: Callable[[], None]) -> None:
+    """Emits ``body`` under all ``conditions``."""
+    if not conditions:
+        return body()
+    with T.If(conditions[0]), T.Then():
+        when(conditions[1:], body)
+
+
+def vector_maths() -> Maths:
+    """The equations of ``cells.py`` on vectors in registers."""
+
+    def relu(x: Expr) -> Expr:
+        return tirx.Select(x < math.constant(0.0, x), math.constant(0.0, x), x)
+
+    def where_positive(x: Expr, y: Expr) -> Expr:
+        return tirx.Select(x > math.constant(0.0, x), y, math.constant(0.0, y))
+
+    def divide(x: Expr, y: Expr) -> Expr:
+        return math.divide_near_one(x, y, emit.bind)
+
+    return Maths(
+        lambda x: math.sigmoid(x, emit.bind, divide),
+        lambda x: math.tanh(x, emit.bind, divide),
+        relu,
+        where_positive,
+        emit.let,
+    )

@@ -134,8 +134,8 @@ def multiply(
 ) -> None:
     """Adds ``factor(row, k)`` times ``vector(column, k)`` to ``sums[row, column]`` for all k below ``depth``.
 
-    ``beside(k)`` emits what is done for each k besides, for instance fetching ahead. What belongs to the shorter side
-    of the tile waits in registers, one value of the longer side is loaded at a time.
+    What belongs to the shorter side of the tile waits in registers, one value of the longer side is loaded at a time.
+    ``beside(k)`` emits what is done for each k besides, for instance fetching ahead.
     """
     rows, columns = ({at[side] for at in sums} for side in (0, 1))
     lanes = sums[0, 0].lanes

@@ -1,8 +1,11 @@
 """Matrix products of every form against NumPy, at the vector widths of both CPU levels."""
 
+import math
+
 import numpy as np
 import pytest
 
+from bucketmod.compiler.kernels.epilogue import ACTIVATIONS, SLOPES
 from bucketmod.compiler.kernels.gemm import Gemm, Plan, plan
 from bucketmod.compiler.target import host_level, parse_target
 
@@ -25,30 +28,41 @@ def operands(gemm):
 
 def run(function, inputs, gemm, target):
     built = tvm.compile(tvm.IRModule({"main": function.with_attr("global_symbol", "main")}), target=target.tvm())
-    (shape, dtype) = gemm.outputs[0]
-    out = tvm.runtime.tensor(np.full(shape, np.nan, dtype))
-    built["main"](*[tvm.runtime.tensor(x) for x in inputs], out)
-    return out.numpy()
+    outputs = [tvm.runtime.tensor(np.full(shape, np.nan, dtype)) for shape, dtype in gemm.outputs]
+    built["main"](*[tvm.runtime.tensor(x) for x in inputs], *outputs)
+    return [out.numpy() for out in outputs]
+
+
+ACTIVATED = {
+    "": lambda x: x,
+    "relu": lambda x: np.maximum(x, 0),
+    "sigmoid": lambda x: 1 / (1 + np.exp(-x)),
+    "tanh": np.tanh,
+    "gelu": lambda x: x * (1 + np.vectorize(math.erf)(x * 0.5**0.5)) / 2,
+    "gelu_tanh": lambda x: x * (1 + np.tanh((2 / np.pi) ** 0.5 * (x + 0.044715 * x**3))) / 2,
+}
+SLOPED = {"": lambda y: 1, "relu": lambda y: y > 0, "sigmoid": lambda y: y * (1 - y), "tanh": lambda y: 1 - y * y}
 
 
 def expected(gemm, inputs):
-    a, b = (x.astype(np.float64) for x in inputs[:2])
+    named = dict(zip(gemm.arguments, (x.astype(np.float64) for x in inputs), strict=False))
+    a, b = named["A"], named["B"]
     if gemm.shift > 0:
-        b = np.concatenate([inputs[2], b])[: gemm.k]
+        b = np.concatenate([named["edge"], b])[: gemm.k]
     elif gemm.shift < 0:
-        b = np.concatenate([b, inputs[2]])[-gemm.shift :]
+        b = np.concatenate([b, named["edge"]])[-gemm.shift :]
     a = np.swapaxes(a, -1, -2) if gemm.trans_a else a
     b = np.swapaxes(b, -1, -2) if gemm.trans_b else b
-    return a @ b + (inputs[-1] if gemm.bias else 0)
+    c = ACTIVATED[gemm.activation](a @ b + named.get("bias", 0) + named.get("addend", 0))
+    return [c * SLOPED[gemm.slope_of](named.get("saved")), *([a.sum(-1)] if gemm.column_sums else [])]
 
 
 def check(gemm, level):
     target = target_for(level)
     inputs = operands(gemm)
     got = run(gemm.tuned(target.cpu), inputs, gemm, target)
-    want = expected(gemm, inputs)
-    np.testing.assert_allclose(got, want, atol=3e-6 * np.sqrt(gemm.k) + 1e-6, rtol=1e-5)
-    return got
+    for result, want in zip(got, expected(gemm, inputs), strict=True):
+        np.testing.assert_allclose(result, want, atol=3e-6 * np.sqrt(gemm.k) + 1e-6, rtol=1e-5)
 
 
 @pytest.mark.parametrize("lanes, vectors", [(8, 1), (8, 2), (8, 3), (8, 4), (16, 3), (16, 4)])
@@ -98,13 +112,53 @@ def test_products_of_many_blocks_run_in_parallel_and_agree(level, gemm):
 
 @pytest.mark.parametrize(
     "gemm",
-    [Gemm(9, 17, 5, True, True, bias=True), Gemm(3, 4, 5, batch=3, batch_b=False), Gemm(6, 8, 5, True, shift=-2)],
+    [
+        Gemm(9, 17, 5, True, True, bias=True, column_sums=True),
+        Gemm(3, 4, 5, batch=3, batch_b=False, addend=True, slope_of="tanh"),
+        Gemm(6, 8, 5, True, shift=-2),
+        *(Gemm(3, 4, 5, bias=True, addend=True, activation=name) for name in ACTIVATIONS),
+        *(Gemm(3, 4, 5, activation="tanh", slope_of=name) for name in SLOPES),
+    ],
     ids=lambda g: g.name,
 )
 def test_portable_form_computes_the_same(gemm):
     inputs = operands(gemm)
     got = run(gemm.portable(), inputs, gemm, parse_target("cpu:x86-64-v3"))
-    np.testing.assert_allclose(got, expected(gemm, inputs), atol=1e-5)
+    for result, want in zip(got, expected(gemm, inputs), strict=True):
+        np.testing.assert_allclose(result, want, atol=1e-5)
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_activations_of_the_finished_product(level, activation):
+    check(Gemm(91, 307, 37, False, True, bias=True, activation=activation), level)
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("slope_of", SLOPES)
+def test_gradients_pass_the_activation_before(level, slope_of):
+    check(Gemm(91, 1009, 37, addend=True, slope_of=slope_of), level)  # in several blocks of K
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("options", [{}, {"bias": True}, {"bias": True, "activation": "relu"}], ids=str)
+@pytest.mark.parametrize("size", [(91, 307, 37), (13, 1009, 307)], ids=str)
+def test_addend_of_the_shape_of_the_product(level, size, options):
+    check(Gemm(*size, False, True, addend=True, **options), level)
+
+
+def test_options_of_every_matrix_of_a_batch():
+    check(Gemm(13, 21, 35, batch=5, batch_b=False, addend=True, activation="relu", slope_of="relu"), "x86-64-v3")
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("size", [(1, 91, 5), (307, 91, 50), (1009, 91, 307), (13, 1009, 700)], ids=str)
+def test_column_sums_of_the_left_operand(level, size):
+    check(Gemm(*size, True, column_sums=True), level)
+
+
+def test_column_sums_go_with_a_shift():
+    check(Gemm(28, 91, 7, True, shift=13, column_sums=True), "x86-64-v3")
 
 
 def test_code_does_not_grow_with_the_shape():
@@ -118,12 +172,22 @@ def test_infinite_values_stay_in_their_rows_and_columns():
     gemm = Gemm(14, 9, 19, False, True)
     a, b = operands(gemm)
     a[3, 2], b[17, 1] = np.inf, np.nan
-    got = run(gemm.tuned(target.cpu), [a, b], gemm, target)
+    (got,) = run(gemm.tuned(target.cpu), [a, b], gemm, target)
     bad = np.zeros((14, 19), bool)
     bad[3], bad[:, 17] = True, True
     assert np.array_equal(~np.isfinite(got), bad)
 
 
-def test_shift_of_a_batch_is_refused():
-    with pytest.raises(ValueError, match="shift"):
-        Gemm(2, 2, 2, batch=3, shift=1)
+@pytest.mark.parametrize(
+    "options, reason",
+    [
+        (dict(batch=3, shift=1), "shift"),
+        (dict(column_sums=True), "transposed"),
+        (dict(trans_a=True, batch=3, column_sums=True), "column sums"),
+        (dict(activation="softplus"), "activation"),
+        (dict(slope_of="gelu"), "slope"),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused(options, reason):
+    with pytest.raises(ValueError, match=reason):
+        Gemm(2, 2, 2, **options)

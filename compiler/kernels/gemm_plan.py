@@ -1,0 +1,185 @@
+"""How a matrix product is cut into tasks, blocks and tiles: the model of cost that README.md explains."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from bucketmod.compiler.kernels import emission as emit
+
+if TYPE_CHECKING:
+    from bucketmod.compiler.kernels.gemm import Gemm
+    from bucketmod.compiler.target import CpuFeatures
+
+
+@dataclass(frozen=True)
+class Segment:
+    """``count`` equal parts of a dimension, each of ``size``: the part numbered ``start`` begins at ``first``."""
+
+    start: int
+    count: int
+    first: int
+    size: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a product is cut.
+
+    A tile of C that is computed in registers is ``tile_rows`` high and up to ``tile_vectors`` vectors of ``lanes``
+    wide; a column of tiles is called a panel. K is cut into blocks of ``depth``. A task, the unit of parallel work, is
+    ``block_tiles`` tiles high and ``block_panels`` panels wide. For each block of K it first copies its part of the
+    operands that are to be packed, in the order of use, then runs through its tiles, row by row.
+    """
+
+    lanes: int
+    tile_rows: int
+    tile_vectors: int
+    depth: int
+    block_tiles: int
+    block_panels: int
+    pack_a: bool
+    pack_b: bool
+    parallel: bool = True
+
+    def tiles(self, gemm: Gemm) -> list[Segment]:
+        """Rows of tiles; the last may be lower."""
+        full, rest = divmod(gemm.m, self.tile_rows)
+        segments = [Segment(0, full, 0, self.tile_rows), Segment(full, 1, full * self.tile_rows, rest)]
+        return [s for s in segments if s.count and s.size]
+
+    def panels(self, gemm: Gemm) -> list[Segment]:
+        """Panels, as few as there can be, of widths that differ by a vector at most: none is computed in vain."""
+        vectors = -(-gemm.n // self.lanes)
+        count = -(-vectors // self.tile_vectors)
+        narrow, wide = divmod(vectors, count)
+        segments, at, first = [], 0, 0
+        for parts, width in ((wide, narrow + 1), (count - wide, narrow)):
+            size = width * self.lanes
+            full = min(parts, (gemm.n - first) // size) if parts else 0
+            segments.append(Segment(at, full, first, size))
+            segments.append(Segment(at + full, parts - full, first + full * size, gemm.n - first - full * size))
+            at, first = at + parts, first + parts * size
+        return [s for s in segments if s.count]
+
+
+@functools.cache
+def plan(gemm: Gemm, cpu: CpuFeatures) -> Plan:
+    """The cheapest plan under the model of cost that README.md explains."""
+    return min(_candidates(gemm, cpu), key=lambda p: _cost(gemm, cpu, p))
+
+
+def most_rows(vectors: int, registers: int) -> int:
+    """The highest tile that leaves a register for each value of its shorter side, and one for the longer side."""
+    return max(r for r in range(1, registers) if r * vectors + min(r, vectors) + 1 <= registers)
+
+
+# Depths that are tried. Below 128 the sums travel to memory and back too often; above 512 nothing is gained.
+_DEPTHS = (128, 192, 256, 384, 512)
+# A dimension is cut into at most this many parts for the sake of threads; more only copies operands more often.
+_MOST_PARTS = 32
+
+
+def _candidates(gemm: Gemm, cpu: CpuFeatures) -> Iterator[Plan]:
+    lanes = cpu.lanes
+    for vectors in range(1, min(4, -(-gemm.n // lanes)) + 1):
+        tallest = min(most_rows(vectors, cpu.registers), cpu.registers // 2)
+        if gemm.trans_a and tallest > lanes // 2:  # rows of packed tiles are copied in whole vectors
+            tallest -= tallest % (lanes // 2)
+        tiles = -(-gemm.m // tallest)
+        rows = -(-gemm.m // tiles) if not gemm.trans_a else min(tallest, gemm.m)
+        panels = -(-gemm.n // (vectors * lanes))
+        pack_b = gemm.trans_b or bool(gemm.shift) or tiles > 3
+        for depth in sorted({_even_part(gemm.k, most, lanes) for most in _DEPTHS}):
+            # Half of the second cache is for what is packed; the rest passes through the other half.
+            space = cpu.l2 // 2 // (4 * depth)
+            widest = max(1, space // (vectors * lanes)) if pack_b else panels
+            for width in _cuts(panels, min(panels, widest)):
+                left = (space - width * vectors * lanes * pack_b) // rows if gemm.trans_a else tiles
+                for height in _cuts(tiles, max(1, min(tiles, left))):
+                    yield _with_threads(gemm, Plan(lanes, rows, vectors, depth, height, width, gemm.trans_a, pack_b))
+
+
+def _with_threads(gemm: Gemm, p: Plan) -> Plan:
+    parallel = tasks(gemm, p) > 1 and gemm.flops >= 2 * _MIN_TASK_FLOPS
+    return p if parallel else replace(p, parallel=False)
+
+
+def _even_part(total: int, most: int, least: int) -> int:
+    """The size of parts that cut ``total`` evenly, at most ``most``; the last is smaller, but not below ``least``."""
+    parts = -(-total // most)
+    while parts > 1 and total - (parts - 1) * -(-total // parts) < least:
+        parts += 1
+    return -(-total // parts)
+
+
+def _cuts(total: int, most: int) -> list[int]:
+    """Sizes of parts that cut ``total`` evenly into ever more parts, none larger than ``most``."""
+    fewest = -(-total // most)
+    return sorted({-(-total // parts) for parts in range(fewest, min(total, fewest + _MOST_PARTS) + 1)})
+
+
+def _count(segments: list[Segment]) -> int:
+    return segments[-1].start + segments[-1].count
+
+
+def blocks(gemm: Gemm, p: Plan) -> tuple[int, int]:
+    """Tasks of one matrix, along its rows and along its columns."""
+    return -(-_count(p.tiles(gemm)) // p.block_tiles), -(-_count(p.panels(gemm)) // p.block_panels)
+
+
+def tasks(gemm: Gemm, p: Plan) -> int:
+    row_blocks, column_blocks = blocks(gemm, p)
+    return gemm.batch * row_blocks * column_blocks
+
+
+# Cycles for one value, measured: to bring it in from the second cache or from beyond, to copy it into its packed place,
+# there also transposed, and to take a sum of C up and down again between two blocks of K.
+_NEAR_CYCLES, _FAR_CYCLES = 0.05, 0.8
+_COPY_CYCLES, _TRANSPOSE_CYCLES = 0.1, 0.25
+_SUM_CYCLES = 0.4
+# Cycles to copy one vector into packed A, and to start and end one tile over one block of K.
+_PIECE_CYCLES, _TILE_CYCLES = 1.5, 60
+# A task that runs shorter than this many floating point operations is not worth starting a thread for (about 5 us).
+_MIN_TASK_FLOPS = 5e5
+# The plan has to be good for these numbers of threads; how many will run it is not known when it is compiled. Small
+# products in more tasks would cost every machine a tenth, for the copies that each task makes.
+_THREADS = (1, 2, 4)
+
+
+def _cost(gemm: Gemm, cpu: CpuFeatures, p: Plan) -> float:
+    """Sum over the numbers of threads of the cycles of the busiest one, times the number of threads."""
+    row_blocks, column_blocks = blocks(gemm, p)
+    count = gemm.batch * row_blocks * column_blocks
+    if count > 1 and gemm.flops / count < _MIN_TASK_FLOPS:
+        return float("inf")
+    rows, columns, depth = gemm.m / row_blocks, gemm.n / column_blocks, gemm.k  # of a task, on average
+    cycles = rows * depth / column_blocks * sum(s.count * _step_cycles(p, s.size) for s in p.panels(gemm))
+    cycles += rows * depth * _fetch_cycles(cpu, gemm.m * depth) * (2 if p.pack_a else 1)
+    if p.pack_a:
+        cycles += rows / p.tile_rows * depth * len(list(emit.pieces(p.tile_rows, p.lanes))) * _PIECE_CYCLES
+    if 4 * p.depth * p.tile_rows > cpu.l1 * 3 // 4:  # a tile of A does not wait in the first cache for the next panel
+        cycles += rows * depth * p.block_panels * _NEAR_CYCLES
+    if p.pack_b:
+        copy = _TRANSPOSE_CYCLES if gemm.trans_b else _COPY_CYCLES
+        cycles += columns * depth * (copy + _fetch_cycles(cpu, gemm.n * depth))
+    blocks_of_k = -(-depth // p.depth)
+    cycles += rows * columns * (blocks_of_k - 1) * _SUM_CYCLES
+    cycles += rows / p.tile_rows * p.block_panels * blocks_of_k * _TILE_CYCLES
+    return sum(-(-count // threads) * cycles * threads for threads in _THREADS)
+
+
+def _fetch_cycles(cpu: CpuFeatures, values: int) -> float:
+    """Cycles to bring in one of the ``values`` of an operand."""
+    return _NEAR_CYCLES if 4 * values <= cpu.l2 // 2 else _FAR_CYCLES
+
+
+def _step_cycles(p: Plan, columns: int) -> float:
+    """Cycles for one k of one row of a tile: two multiply-adds or two loads a cycle, and what B costs to bring in."""
+    vectors = -(-columns // p.lanes)
+    loads = 1.25 * (p.tile_rows + vectors)  # loads are never paired as well as multiply-adds
+    near = vectors * p.lanes * _NEAR_CYCLES / 4  # of B; its rows come one after the other and are prefetched
+    loop = 0.5  # its own instructions
+    return (max(p.tile_rows * vectors, loads) / 2 + near + loop) / p.tile_rows

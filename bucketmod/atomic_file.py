@@ -21,10 +21,21 @@ def replacing(fname: str | os.PathLike[str]) -> Iterator[BinaryIO]:
             os.fsync(stream.fileno())
         os.chmod(beside, 0o666 & ~_umask())
         os.replace(beside, target)
+        _sync_folder(os.path.dirname(target))
     except BaseException:
         with contextlib.suppress(OSError):
             os.unlink(beside)
         raise
+
+
+def _sync_folder(folder: str) -> None:
+    """Brings the new name to the disk too; file systems that cannot do that keep it as they do."""
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def _umask() -> int:

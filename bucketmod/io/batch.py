@@ -109,6 +109,15 @@ class DataIter:
     def reset(self) -> None:
         """Back to the first batch."""
 
+    def get_state(self) -> Any:
+        """Where the iterator is and in which order it goes on, as plain data and arrays; ``set_state`` takes it. None,
+        here, for an iterator that starts anew after a resume."""
+        return None
+
+    def set_state(self, state: Any) -> None:
+        """Goes on from a state that ``get_state`` gave (not None)."""
+        raise NotImplementedError(f"{type(self).__name__}.set_state")
+
     def next(self) -> DataBatch:
         """The next batch. StopIteration at the end."""
         if not self.iter_next():

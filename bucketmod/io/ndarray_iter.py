@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
+from bucketmod.base import MXNetError
 from bucketmod.io.batch import DataBatch, DataDesc, DataIter
 from bucketmod.ndarray import NDArray, array, concatenate
 
@@ -19,7 +21,7 @@ def _named_arrays(source: Any, allow_empty: bool, default_name: str) -> Named:
     assert source is not None or allow_empty, "data must not be None"
     if source is None:
         return []
-    if isinstance(source, (np.ndarray, NDArray)):
+    if isinstance(source, (np.ndarray, NDArray)) or _unread(source):
         source = [source]
     if isinstance(source, list):
         assert source or allow_empty, "data must not be an empty list"
@@ -29,11 +31,20 @@ def _named_arrays(source: Any, allow_empty: bool, default_name: str) -> Named:
         raise TypeError(f"data must be an NDArray, a numpy array, or a list or dict of them, got {type(source)}")
     arrays: Named = []
     for name, values in source.items():
+        if kind := _unread(values):
+            raise NotImplementedError(f"NDArrayIter: {name} is {kind}; give an array of its rows")
         try:
             arrays.append((name, values if isinstance(values, NDArray) else array(values)))
         except TypeError as error:
             raise TypeError(f"{name} is no array but {type(values)}: {error}") from error
     return sorted(arrays, key=lambda pair: pair[0])
+
+
+def _unread(values: Any) -> str:
+    """What MXNet takes besides arrays; empty for everything else."""
+    module = type(values).__module__
+    kinds = {"h5py": "an h5py Dataset", "scipy": "a sparse matrix"}
+    return kinds.get(module.partition(".")[0], "")
 
 
 class NDArrayIter(DataIter):
@@ -62,6 +73,7 @@ class NDArrayIter(DataIter):
         self.num_data = len(self.data[0][1])
         self.num_source = len(self.data) + len(self.label)
         self.idx = np.arange(self.num_data)
+        self._order = np.arange(self.num_data)  # of the source's rows in ``data``: each shuffle builds on the last
         self.shuffle = shuffle
         self.last_batch_handle = last_batch_handle
         self.layout = layout
@@ -107,8 +119,35 @@ class NDArrayIter(DataIter):
 
     def _shuffle(self) -> None:
         np.random.shuffle(self.idx)
+        self._reorder(self.idx)
+
+    def _reorder(self, rows: np.ndarray) -> None:
+        self._order = self._order[rows]
         for arrays in (self.data, self.label):
-            arrays[:] = [(name, array(NDArray(item.numpy_view()[self.idx]), item.context)) for name, item in arrays]
+            arrays[:] = [(name, array(NDArray(item.numpy_view()[rows]), item.context)) for name, item in arrays]
+
+    def get_state(self) -> dict[str, Any]:
+        """The order of the rows, the place in them, and rows left over: what ``set_state`` takes."""
+        order = (self.idx.copy(), self._order.copy()) if self.shuffle else None
+        return {"cursor": self.cursor, "order": order, "left": (self._left_data, self._left_label)}
+
+    def set_state(self, state: Any) -> None:
+        """Goes on from ``get_state``, given the same data. MXNetError for anything else."""
+        try:
+            cursor, order, (left_data, left_label) = (state[name] for name in ("cursor", "order", "left"))
+            cursor = operator.index(cursor)
+            if order is not None:
+                idx, rows = order
+                if any((np.sort(each) != np.arange(self.num_data)).any() for each in order):
+                    raise ValueError(f"it is no order of {self.num_data} rows")
+                self._reorder(np.argsort(self._order)[rows])
+                self.idx[:] = idx
+            for arrays, left in ((self.data, left_data), (self.label, left_label)):
+                if left is not None and len(left) != len(arrays):
+                    raise ValueError("rows left over of other arrays")
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
+            raise MXNetError(f"no state of this NDArrayIter: {error}") from None
+        self.cursor, self._left_data, self._left_label = cursor, left_data, left_label
 
     def iter_next(self) -> bool:
         self.cursor += self.batch_size

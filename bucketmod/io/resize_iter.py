@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from bucketmod.base import MXNetError
 from bucketmod.io.batch import DataBatch, DataIter
 
 
@@ -29,6 +30,18 @@ class ResizeIter(DataIter):
         self.cur = 0
         if self.reset_internal:
             self.data_iter.reset()
+
+    def get_state(self) -> Any:
+        """Where this iterator and the one inside are: what ``set_state`` takes."""
+        return {"cur": self.cur, "inner": getattr(self.data_iter, "get_state", lambda: None)()}
+
+    def set_state(self, state: Any) -> None:
+        """Goes on from ``get_state``. MXNetError for anything else."""
+        if not isinstance(state, dict) or type(state.get("cur")) is not int:
+            raise MXNetError(f"no state of a ResizeIter: {state!r}")
+        self.cur = state["cur"]
+        if state.get("inner") is not None:
+            self.data_iter.set_state(state["inner"])
 
     def iter_next(self) -> bool:
         if self.cur == self.size:

@@ -15,15 +15,15 @@ from typing import Any
 
 import numpy as np
 
-from bucketmod import metric as metrics
 from bucketmod import ndarray as nd
 from bucketmod.initializer import Uniform
 from bucketmod.io import DataBatch, DataIter
 from bucketmod.model import BatchEndParam
+from bucketmod.module.progress import get_module_progress, set_module_progress
+from bucketmod.module.training_loop import Callbacks, Saving, as_metric, call, train_epoch, update_metric_of
 from bucketmod.ndarray import NDArray
 
 Arrays = Mapping[str, NDArray]
-Callbacks = Callable[..., Any] | Sequence[Callable[..., Any]] | None
 
 _SGD_PARAMS = (("learning_rate", 0.01),)
 
@@ -67,19 +67,21 @@ class BaseModule:
         assert self.binded and self.params_initialized, "score() needs bind() and init_params() first"
         if reset:
             eval_data.reset()
-        eval_metric = _as_metric(eval_metric)
+        eval_metric = as_metric(eval_metric)
         eval_metric.reset()
-        count = 0
+        actual_num_batch = 0
         for nbatch, eval_batch in enumerate(eval_data):
             if nbatch == num_batch:
                 break
             self.prepare(eval_batch, sparse_row_id_fn=sparse_row_id_fn)
             self.forward(eval_batch, is_train=False)
-            self._update_metric_of(eval_metric, eval_batch)
-            _call(batch_end_callback, BatchEndParam(epoch, nbatch, eval_metric, locals()))
-            count = nbatch + 1
+            update_metric_of(self, eval_metric, eval_batch)
+            if batch_end_callback is not None:
+                batch_end_params = BatchEndParam(epoch, nbatch, eval_metric, locals())
+                call(batch_end_callback, batch_end_params)
+            actual_num_batch += 1
         if score_end_callback is not None:
-            _call(score_end_callback, BatchEndParam(epoch, count, eval_metric, locals()))
+            call(score_end_callback, BatchEndParam(epoch, actual_num_batch, eval_metric, locals()))
         return eval_metric.get_name_value()
 
     def iter_predict(
@@ -162,6 +164,9 @@ class BaseModule:
         validation_metric: Any = None,
         monitor: Any = None,
         sparse_row_id_fn: Callable[..., Any] | None = None,
+        resume: Any = None,
+        checkpoint_prefix: str | None = None,
+        checkpoint_period: int = 1,
     ) -> None:
         """Trains from epoch ``begin_epoch`` to ``num_epoch`` (needed, AssertionError).
 
@@ -169,74 +174,43 @@ class BaseModule:
         an epoch, rewinding it at the end of each. After each epoch parameters are handed to ``epoch_end_callback``
         (epoch, symbol, arg_params, aux_params) and ``eval_data`` is scored by ``validation_metric`` (default: by
         ``eval_metric``). ``batch_end_callback`` gets a BatchEndParam. StopIteration when ``train_data`` is empty.
+
+        ``checkpoint_prefix``: after every ``checkpoint_period`` epochs (and the last), all that training needs to go on
+        is written to ``prefix-<epoch>.checkpoint``. ``resume="auto"`` goes on from the newest one that is whole (from
+        the start when there is none), with the numbers of a run that never stopped; a Checkpoint does so from that one.
+        MXNetError when it is one of another module or optimizer, ValueError for another ``resume``.
         """
         assert num_epoch is not None, "fit() needs num_epoch, the number of epochs to train"
+        saving = Saving(resume, checkpoint_prefix, checkpoint_period)
+        again: dict[str, Any] = {}
+        if saving.start is not None:
+            arg_params, aux_params, force_init = saving.start.arg_params, saving.start.aux_params, True
+            again = {"force_init": True} if self.optimizer_initialized else {}
         self.bind(data_shapes=train_data.provide_data, label_shapes=train_data.provide_label, for_training=True,
                   force_rebind=force_rebind)  # fmt: skip
         if monitor is not None:
             self.install_monitor(monitor)
         self.init_params(initializer=initializer, arg_params=arg_params, aux_params=aux_params,
                          allow_missing=allow_missing, force_init=force_init)  # fmt: skip
-        self.init_optimizer(kvstore=kvstore, optimizer=optimizer, optimizer_params=optimizer_params)
+        self.init_optimizer(kvstore=kvstore, optimizer=optimizer, optimizer_params=optimizer_params, **again)
         validation_metric = validation_metric if validation_metric is not None else eval_metric
-        eval_metric = _as_metric(eval_metric)
+        eval_metric = as_metric(eval_metric)
+        begin_epoch = saving.restore(self, begin_epoch, (train_data, eval_data))
         for epoch in range(begin_epoch, num_epoch):
-            started = time.time()
-            values = self._train_epoch(epoch, train_data, eval_metric, batch_end_callback, monitor, sparse_row_id_fn)
-            for name, value in values:
+            tic = time.time()
+            for name, value in train_epoch(self, epoch, locals()):
                 self.logger.info("Epoch[%d] Train-%s=%f", epoch, name, value)
-            self.logger.info("Epoch[%d] Time cost=%.3f", epoch, time.time() - started)
+            self.logger.info("Epoch[%d] Time cost=%.3f", epoch, time.time() - tic)
             arg_now, aux_now = self.get_params()
             self.set_params(arg_now, aux_now)
-            if epoch_end_callback is not None:
-                _call(epoch_end_callback, epoch, self.symbol, arg_now, aux_now)
+            call(epoch_end_callback, epoch, self.symbol, arg_now, aux_now)
             if eval_data is not None:
                 found = self.score(eval_data, validation_metric, score_end_callback=eval_end_callback,
                                    batch_end_callback=eval_batch_end_callback, epoch=epoch)  # fmt: skip
                 for name, value in found:
                     self.logger.info("Epoch[%d] Validation-%s=%f", epoch, name, value)
             train_data.reset()
-
-    def _train_epoch(
-        self,
-        epoch: int,
-        train_data: DataIter,
-        eval_metric: metrics.EvalMetric,
-        batch_end_callback: Callbacks,
-        monitor: Any,
-        sparse_row_id_fn: Callable[..., Any] | None,
-    ) -> list[tuple[str, Any]]:
-        """One run over the data; the metric's global values, read before the last batch's callbacks may reset them."""
-        eval_metric.reset()
-        values: list[tuple[str, Any]] = []
-        batches = iter(train_data)
-        next_data_batch = next(batches)
-        end_of_batch, nbatch = False, 0
-        while not end_of_batch:
-            data_batch = next_data_batch
-            if monitor is not None:
-                monitor.tic()
-            self.forward_backward(data_batch)
-            self.update()
-            self._update_metric_of(eval_metric, data_batch)
-            try:  # the next batch is made ready while a device may still be busy with this one
-                next_data_batch = next(batches)
-                self.prepare(next_data_batch, sparse_row_id_fn=sparse_row_id_fn)
-            except StopIteration:
-                end_of_batch = True
-            if monitor is not None:
-                monitor.toc_print()
-            if end_of_batch:
-                values = eval_metric.get_global_name_value()
-            _call(batch_end_callback, BatchEndParam(epoch, nbatch, eval_metric, locals()))
-            nbatch += 1
-        return values
-
-    def _update_metric_of(self, eval_metric: metrics.EvalMetric, batch: Any) -> None:
-        if isinstance(batch, list):
-            self.update_metric(eval_metric, [part.label for part in batch], pre_sliced=True)
-        else:
-            self.update_metric(eval_metric, batch.label)
+            saving.save(self, epoch + 1, num_epoch, (train_data, eval_data))
 
     # ---- parameters
 
@@ -274,6 +248,17 @@ class BaseModule:
             else:
                 raise ValueError(f"{fname}: {key!r} is no parameter: names must begin with arg: or aux:")
         self.set_params(arg_params, aux_params)
+
+    def get_progress(self) -> Any:
+        """What training needs to go on, beside the parameters, as plain data: optimizer states, counts, schedule.
+
+        NotImplementedError for a module that keeps its optimizer in a way of its own and does not override this.
+        """
+        return get_module_progress(self)
+
+    def set_progress(self, progress: Any) -> None:
+        """Goes on from what ``get_progress`` gave. MXNetError when module or optimizer are of another kind."""
+        set_module_progress(self, progress)
 
     # ---- what has a default
 
@@ -392,14 +377,3 @@ class BaseModule:
         """Shows intermediate values to ``mon``."""
         raise NotImplementedError(f"{type(self).__name__}.install_monitor")
 
-
-def _as_metric(metric: Any) -> metrics.EvalMetric:
-    return metric if isinstance(metric, metrics.EvalMetric) else metrics.create(metric)
-
-
-def _call(callbacks: Callbacks, *args: Any) -> None:
-    """Calls one callback or several."""
-    if callbacks is None:
-        return
-    for callback in [callbacks] if callable(callbacks) else callbacks:
-        callback(*args)

@@ -57,6 +57,24 @@ def current_seed() -> int:
     return _stream.seed
 
 
+def get_state() -> dict[str, Any]:
+    """Where the generator and the numbering of steps are, as plain data: what ``set_state`` takes."""
+    with _stream.lock:
+        return {"seed": _stream.seed, "step": _stream.step, "generator": _stream.generator.bit_generator.state}
+
+
+def set_state(state: Any) -> None:
+    """Goes on from a state that ``get_state`` gave. ValueError for anything else."""
+    try:
+        seed_state, step = operator.index(state["seed"]), operator.index(state["step"])
+        _stream.reset(seed_state)
+        with _stream.lock:
+            _stream.generator.bit_generator.state = state["generator"]
+            _stream.step = step
+    except (LookupError, TypeError, OverflowError, ValueError) as error:
+        raise ValueError(f"no state of mx.random: {error}") from None
+
+
 def next_step() -> tuple[int, int]:
     """(seed, step) for the dropout masks of one training forward; the step counts up from 0 since ``seed()``."""
     return _stream.take_step()

@@ -140,6 +140,19 @@ def write_array(stream: BinaryIO, array: NDArray) -> None:
     stream.write(view.reshape(-1).view(np.uint8).data if view.size else b"")
 
 
+def write_list(stream: Any, arrays: Sequence[NDArray]) -> None:
+    """Writes arrays without names to a stream, as they are in a file of their own."""
+    _write_file(stream, (), arrays)
+
+
+def read_list(stream: BinaryIO, size: int, name: str) -> list[NDArray]:
+    """The arrays that ``write_list`` put into the next ``size`` bytes. MXNetError, with ``name``, when damaged."""
+    arrays = _read_file(_Reader(stream, size, name))
+    if isinstance(arrays, dict):
+        raise MXNetError(f"{name}: a list of arrays was expected, these have names")
+    return arrays
+
+
 def read_array(data: bytes) -> NDArray:
     """The array that ``write_array`` (or MXNet) put into ``data``. MXNetError when damaged."""
     return _read_array(_Reader(io.BytesIO(data), len(data), "array"), "array")

@@ -66,6 +66,9 @@ class Monitor:
         if not self.activated:
             return []
         for exe in self.exes:
+            for array in exe.arg_arrays:  # contexts may still be running
+                array.wait_to_read()
+        for exe in self.exes:
             for name, array in [*exe.arg_dict.items(), *exe.aux_dict.items()]:
                 self.stat_helper(name, array)
         self.activated = False
@@ -91,5 +94,5 @@ def _text(values: NDArray | list[NDArray]) -> str:
     shown = ""
     for value in values:
         assert isinstance(value, NDArray), f"stat_func must return an NDArray or a list of them, got {type(value)}"
-        shown += f"{value.asscalar() if value.shape == (1,) else value.asnumpy()}\t"
+        shown += str(value.asscalar() if value.shape == (1,) else value.asnumpy()) + "\t"
     return shown

@@ -7,14 +7,13 @@ of the arguments. Gradients that are zero by construction (behind ``BlockGrad``)
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from bucketmod.symbol.graph import Entry, Node
 
 Edge = tuple[Node, int]  # a node and the position of one of its inputs
 Term = Edge | int  # what flows back through an edge, or the gradient given for output number so-and-so
-Shown = tuple[str, tuple[Term, ...], tuple[int, ...]]
 
 # Heads whose gradient starts in themselves, whatever is given for their output.
 _LOSSES = frozenset(
@@ -25,49 +24,41 @@ _STOPS = frozenset({"BlockGrad", "stop_gradient"})
 _TRANSPARENT = frozenset({"elemwise_add", "_plus", "_Plus"})  # hands on what it gets, without a node
 # Operators of MXNet's older interface name what they hand back after their inputs.
 _BY_INPUT = frozenset({"SliceChannel", "SwapAxis", "SequenceLast", "SequenceMask", "SequenceReverse", "MakeLoss"})
-_ONE_BY_ONE = frozenset({"batch_dot"})  # a node for each input
 
 
 @dataclass(eq=False)
 class Entries:
-    """A node of the gradient graph: ``shown`` lists the names and terms of what it computes."""
+    """A node of the gradient graph. ``values``: name, terms that add up to the value, and the forward value that has
+    its shape, for each value that it computes; ``inputs``: the nodes that run before it."""
 
-    kind: str
-    node: Node | None = None
+    values: list[tuple[str, tuple[Term, ...], Entry]]
     inputs: list[Entries] = field(default_factory=list)
-    terms: tuple[Term, ...] = ()
-    head: Entry | None = None
-
-    def values(self, shapes: Mapping[Node, Sequence[tuple[int, ...] | None]]) -> Iterator[Shown]:
-        """(name, terms that add up to the value, shape) of each entry."""
-        if self.kind == "head":
-            assert self.head is not None
-            yield f"_head_grad_{self.terms[0]}_id_output", self.terms, _shape(shapes, self.head)
-        elif self.kind == "sum":
-            assert self.head is not None
-            yield "sum_grad_output", self.terms, _shape(shapes, self.head)
-        elif self.kind == "operator":
-            assert self.node is not None
-            yield from _operator_values(self.node, shapes)
 
 
-def _shape(shapes: Mapping[Node, Sequence[tuple[int, ...] | None]], entry: Entry) -> tuple[int, ...]:
-    return tuple(shapes[entry[0]][entry[1]] or ())
-
-
-def _operator_values(node: Node, shapes: Mapping[Node, Sequence[tuple[int, ...] | None]]) -> Iterator[Shown]:
+def _nodes_of(node: Node, incoming: list[Entries]) -> list[Entries]:
+    """The nodes that stand for an operator, and for each of its inputs (in order) the one that hands back to it."""
     assert node.op is not None
     names = node.op.inputs(node.parsed)
-    for position, (name, entry) in enumerate(zip(names, node.inputs, strict=False)):
-        if node.op_name == "add_n":
-            shown = "output"
-        elif node.op_name in _BY_INPUT:
-            shown = f"{node.name}_backward_{name}"
-        elif node.op_name in _ONE_BY_ONE:
-            shown = f"{node.name}_backward_{name}_output"
-        else:
-            shown = f"{node.name}_backward_output{position if len(names) > 1 else ''}"
-        yield shown, ((node, position),), _shape(shapes, entry)
+    everything = range(len(names))
+
+    def made(shown: dict[int, str], inputs: list[Entries]) -> Entries:
+        return Entries([(name, ((node, at),), node.inputs[at]) for at, name in shown.items()], inputs)
+
+    if node.op_name == "add_n":
+        return [made({at: "output"}, incoming) for at in everything]
+    if node.op_name == "batch_dot":
+        return [made({at: f"{node.name}_backward_{names[at]}_output"}, incoming) for at in everything]
+    if node.op_name == "where":
+        rest = made({1: f"{node.name}_backward_output0", 2: f"{node.name}_backward_output1"}, incoming)
+        return [made({0: f"{node.name}_cond_backward_output"}, []), rest, rest]
+    if node.op_name == "pick":
+        first = made({0: f"{node.name}_backward_output"}, incoming)
+        return [first, made({1: f"{node.name}_index_backward_output"}, [])]
+    if node.op_name in _BY_INPUT:
+        shown = {at: f"{node.name}_backward_{names[at]}" for at in everything}
+    else:
+        shown = {at: f"{node.name}_backward_output{at if len(names) > 1 else ''}" for at in everything}
+    return [made(shown, incoming)] * len(names)
 
 
 def backward_entries(nodes: Sequence[Node], outputs: Sequence[Entry], wrt: Sequence[str]) -> list[Entries]:
@@ -78,7 +69,7 @@ def backward_entries(nodes: Sequence[Node], outputs: Sequence[Entry], wrt: Seque
     flowing: dict[Entry, list[tuple[Entries, Term]]] = {}
     for number, entry in enumerate(outputs):
         if entry[0].op_name not in _LOSSES:
-            head = Entries("head", terms=(number,), head=entry)
+            head = Entries([(f"_head_grad_{number}_id_output", (number,), entry)])
             flowing.setdefault(entry, []).append((head, number))
     for node in reversed(nodes):
         if node.is_variable or node.op_name in _STOPS:
@@ -87,10 +78,9 @@ def backward_entries(nodes: Sequence[Node], outputs: Sequence[Entry], wrt: Seque
         present = [made for made in incoming if made is not None]
         if not present and node.op_name not in _LOSSES:
             continue
-        made = present[0] if node.op_name in _TRANSPARENT else Entries("operator", node, present)
-        assert node.op is not None
-        for position in range(len(node.op.inputs(node.parsed))):
-            flowing.setdefault(node.inputs[position], []).append((made, (node, position)))
+        made = present * 2 if node.op_name in _TRANSPARENT else _nodes_of(node, present)
+        for position, back in enumerate(made):
+            flowing.setdefault(node.inputs[position], []).append((back, (node, position)))
     variables = {node.name: node for node in nodes if node.is_variable}
     order = [node.name for node in nodes if node.is_variable and node.name in set(wrt)]
     ends = [_joined(flowing.get((variables[name], 0), []), (variables[name], 0)) for name in order]
@@ -103,7 +93,7 @@ def _joined(parts: list[tuple[Entries, Term]], entry: Entry) -> Entries | None:
         return None
     if len(parts) == 1:
         return parts[0][0]
-    return Entries("sum", inputs=[made for made, _ in parts], terms=tuple(term for _, term in parts), head=entry)
+    return Entries([("sum_grad_output", tuple(term for _, term in parts), entry)], [made for made, _ in parts])
 
 
 def _depth_first(ends: Sequence[Entries]) -> list[Entries]:

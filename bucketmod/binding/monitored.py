@@ -73,6 +73,7 @@ class _Watched:
         self.nodes = topological_nodes(bucket.graph.outputs)
         self.shapes = infer_shapes(self.nodes, {a.name: a.shape for a in bucket.arguments})
         self.taps: dict[Edge, str] = {}
+        self._hidden: dict[Entry, Entry] = {}
         self.positions: dict[Entry, int] = {}
         self.backward: list[Entries] = backward_entries(self.nodes, bucket.graph.outputs, wrt) if wrt else []
         self._active = self._find_active(set(wrt))
@@ -97,13 +98,15 @@ class _Watched:
         for position, entry in enumerate(heads):
             self.positions.setdefault(entry, position)
         for node in self.nodes:
-            for index in range(0 if node.is_variable else node.visible_outputs):
-                if (node, index) not in self.positions:
-                    self.positions[node, index] = len(outputs)
-                    # Blocked, so that what is only shown needs no gradient.
-                    shown = Node(get_op("BlockGrad"), f"{node.name}/shown{index}", _group(node), [(made[node], index)])
-                    outputs.append((shown, 0))
-                    shapes.append((shown.output_name(0), self._shape((node, index))))
+            for index in range(0 if node.is_variable else node.num_outputs):
+                source = self._shown_entry(node, index, made[node])
+                if source is None or (node, index) in self.positions:
+                    continue
+                self.positions[node, index] = len(outputs)
+                # Blocked, so that what is only shown needs no gradient.
+                shown = Node(get_op("BlockGrad"), f"{node.name}/shown{index}", _group(node), [source])
+                outputs.append((shown, 0))
+                shapes.append((shown.output_name(0), self.shape((node, index))))
         bucket = Bucket(Symbol(outputs), self._arguments(Symbol(outputs)), tuple(shapes), self.own.key)
         return place(bucket, self.own.default, self.own.group2ctx) if isinstance(self.own, PlacedBucket) else bucket
 
@@ -116,15 +119,37 @@ class _Watched:
                 zero = Node(None, tap, _group(node), [])
                 entry = Node(get_op("elemwise_add"), f"{tap}/sum", _group(node), [entry, (zero, 0)]), 0
             inputs.append(entry)
-        return Node(node.op, node.name, dict(node.attrs), inputs)
+        if node.op_name == "Dropout":
+            return self._masked(node, inputs)
+        attrs = dict(node.attrs)
+        if node.op_name == "BatchNorm":
+            attrs["output_mean_var"] = "True"
+        elif node.op_name == "LayerNorm":
+            self._hidden[node, 1], self._hidden[node, 2] = _statistics(node, inputs[0])
+        return Node(node.op, node.name, attrs, inputs)
 
-    def _shape(self, entry: Entry) -> tuple[int, ...]:
+    def _masked(self, node: Node, inputs: list[Entry]) -> Node:
+        """Dropout as a product with its mask, which is what Dropout leaves of ones: the same numbers."""
+        shape = self.shape(node.inputs[0])
+        ones = Node(get_op("_ones"), f"{node.name}/ones", {"shape": str(shape), **_group(node)}, [])
+        mask = Node(node.op, f"{node.name}/mask", dict(node.attrs), [(ones, 0)])
+        self._hidden[node, 1] = mask, 0
+        return Node(get_op("elemwise_mul"), node.name, _group(node), [inputs[0], (mask, 0)])
+
+    def _shown_entry(self, node: Node, index: int, made: Node) -> Entry | None:
+        """Where a value is to be found; None for one that only the operator itself sees."""
+        if index < made.visible_outputs:
+            return made, index
+        return self._hidden.get((node, index))
+
+    def shape(self, entry: Entry) -> tuple[int, ...]:
+        """Of a value of the graph."""
         return tuple(self.shapes[entry[0]][entry[1]] or ())
 
     def _arguments(self, symbol: Symbol) -> tuple[Argument, ...]:
         known = {argument.name: argument for argument in self.own.arguments}
         for (node, position), tap in self.taps.items():
-            known[tap] = Argument(tap, "data", self._shape(node.inputs[position]), "float32")
+            known[tap] = Argument(tap, "data", self.shape(node.inputs[position]), "float32")
         names = [*symbol.list_arguments(), *symbol.list_auxiliary_states()]
         return tuple(dataclasses.replace(known[name]) for name in names)
 
@@ -132,6 +157,20 @@ class _Watched:
 def _group(node: Node) -> dict[str, str]:
     """What keeps an added node on the context of its neighbour."""
     return {key: value for key, value in node.attrs.items() if key == "__ctx_group__"}
+
+
+def _statistics(node: Node, data: Entry) -> tuple[Entry, Entry]:
+    """Mean and deviation that LayerNorm keeps to itself."""
+
+    def step(operator: str, inputs: list[Entry], **attrs: str) -> Entry:
+        return Node(get_op(operator), f"{node.name}/{operator}", {**attrs, **_group(node)}, inputs), 0
+
+    along = {"axis": str(node.parsed["axis"]), "keepdims": "True"}
+    mean = step("mean", [data], **along)
+    squares = step("square", [step("broadcast_sub", [data, mean])])
+    return mean, step(
+        "sqrt", [step("_plus_scalar", [step("mean", [squares], **along)], scalar=str(node.parsed["eps"]))]
+    )
 
 
 class MonitoredExecutor:
@@ -173,8 +212,9 @@ class MonitoredExecutor:
                 continue
             if self._monitor_all:
                 self._report_inputs(node, values)
-            for index in range(node.visible_outputs):
-                self._report(node.output_name(index), values[positions[node, index]])
+            for index in range(node.num_outputs):
+                if (node, index) in positions:
+                    self._report(node.output_name(index), values[positions[node, index]])
 
     def _report_inputs(self, node: Node, values: Sequence[np.ndarray]) -> None:
         for (child, index), name in zip(node.inputs, shown_input_names(node), strict=True):
@@ -197,9 +237,9 @@ class MonitoredExecutor:
         """Runs backward, then reports what flows back, last operator first."""
         self._inner.backward(head_gradients)
         given = head_gradients or {}
-        for entry in self._watched.backward:
-            for name, terms, shape in entry.values(self._watched.shapes):
-                self._report(name, self._sum(terms, shape, given))
+        for entries in self._watched.backward:
+            for name, terms, like in entries.values:
+                self._report(name, self._sum(terms, self._watched.shape(like), given))
 
     def _sum(self, terms: Sequence[Term], shape: tuple[int, ...], given: Mapping[str, np.ndarray]) -> np.ndarray:
         total = np.zeros(shape, np.float32)

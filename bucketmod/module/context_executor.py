@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from bucketmod import random
 from bucketmod.base import MXNetError
-from bucketmod.binding import Bucket, default_target
+from bucketmod.binding import Bucket, default_target, monitored
 from bucketmod.module.context_memory import ContextMemory
 from bucketmod.ndarray import NDArray
 from bucketmod.runtime.executor import Executor
@@ -39,6 +40,9 @@ class ContextExecutor:
         self._data_names = list(data_names)
         self._label_names = list(label_names)
         self._arguments = {argument.name: argument for argument in bucket.arguments}
+        self._symbol = bucket.graph
+        self._places = bucket.argument_contexts(memory.context)
+        self._monitor: tuple[Callable[[str, NDArray], Any], bool] | None = None
         self._executors: dict[bool, Executor] = {}
         self._last: Executor | None = None
         self.wrt = tuple(name for name in self._arguments if self.grad_req.get(name, "null") != "null")
@@ -58,7 +62,7 @@ class ContextExecutor:
 
     # ---- running
 
-    def forward(self, data: Sequence[np.ndarray], labels: Sequence[np.ndarray] | None, is_train: bool) -> None:
+    def forward(self, data: Iterable[np.ndarray], labels: Iterable[np.ndarray] | None, is_train: bool) -> None:
         """Copies the batch in and runs. Labels not given keep their last values, surplus arrays are ignored."""
         executor = self._executors.get(is_train) or self._make_executor(is_train)
         self._load(executor, self._data_names, data)
@@ -66,7 +70,7 @@ class ContextExecutor:
             self._load(executor, self._label_names, labels)
         self._run(executor)
 
-    def _load(self, executor: Executor, names: Sequence[str], arrays: Sequence[np.ndarray]) -> None:
+    def _load(self, executor: Executor, names: Sequence[str], arrays: Iterable[np.ndarray]) -> None:
         for name, source in zip(names, arrays, strict=False):
             buffer = executor.input(name)
             if buffer is None:
@@ -79,11 +83,13 @@ class ContextExecutor:
         if executor.takes_seed:
             seed, step = random.next_step()
             self.memory.run(executor.forward, (seed & _SEED_MASK, step))
+        elif self.memory.stream is None:  # as run() does, for what is called most
+            executor.forward()
         else:
             self.memory.run(executor.forward)
         self._last = executor
 
-    def backward(self, out_grads: Sequence[np.ndarray] | None) -> None:
+    def backward(self, out_grads: Iterable[np.ndarray] | None) -> None:
         """Gradients of the last forward. After one in inference mode, the same batch runs in training mode first.
 
         ``out_grads``: one for each output, in order; those of losses do not matter. MXNetError when one is missing.
@@ -99,8 +105,11 @@ class ContextExecutor:
         if out_grads is not None:
             names = [name for name, _ in executor.output_shapes]
             heads = dict(zip(names, out_grads, strict=False))
+        if self.memory.stream is None:
+            _run_backward(executor, heads)
+            return
         try:
-            executor.check_heads(heads)
+            executor.check_heads(heads)  # told at once, not by whoever waits for the stream
         except ValueError as error:
             raise MXNetError(str(error)) from None
         self.memory.run(_run_backward, executor, heads)
@@ -109,10 +118,24 @@ class ContextExecutor:
         wrt = self.wrt if is_train else ()
         memory, add = self.memory, frozenset(name for name in wrt if self.grad_req[name] == "add")
         memory.wait()  # making room for a larger program takes memory from smaller ones
-        self._executors[is_train] = self.bucket.executor(
+        bucket = self.bucket if self._monitor is None else monitored(self.bucket, *self._monitor)
+        self._executors[is_train] = bucket.executor(
             is_train, wrt, default_target(), memory.store, memory.workspace, memory.inputs, add
         )
         return self._executors[is_train]
+
+    def set_monitor_callback(self, callback: Callable[[str, NDArray], Any], monitor_all: bool = False) -> None:
+        """Has ``callback(name, array)`` called for every value that the programs compute: as of
+        ``mx.executor.Executor``. Monitored programs are programs of their own, found or compiled when they run."""
+        self.memory.wait()
+        self._monitor = callback, monitor_all
+        self._executors.clear()
+        self._last = None
+
+    def monitor_like(self, other: ContextExecutor) -> None:
+        """Takes over what another executor has for a monitor."""
+        if other._monitor is not None and other._monitor != self._monitor:
+            self.set_monitor_callback(*other._monitor)
 
     def release(self) -> None:
         """Inputs are looked up each time: nothing is kept."""
@@ -126,7 +149,9 @@ class ContextExecutor:
         if self._last is None:
             raise MXNetError("there are no outputs: call forward() first")
         try:
-            return [self.memory.array(array) for array in self._last.outputs()]
+            contexts = self.bucket.output_contexts(self.memory.context)
+            found = zip(self._last.outputs(), contexts, strict=True)
+            return [self.memory.array(array, context) for array, context in found]
         except RuntimeError as error:
             raise MXNetError(str(error)) from None
 
@@ -137,7 +162,7 @@ class ContextExecutor:
         if last is None or not last.trains:
             raise MXNetError("there are no gradients: call forward() and backward() first")
         try:
-            return self.memory.array(last.gradient(name))
+            return self.memory.array(last.gradient(name), self._places[name])
         except (RuntimeError, KeyError) as error:
             raise MXNetError(f"gradients of the inputs: {error}") from None
 
@@ -147,14 +172,17 @@ class ContextExecutor:
         argument = self._arguments[name]
         self.memory.wait()
         borrowed = self.memory.inputs.borrow(self, f"{argument.role}:{name}", argument.shape, argument.dtype)
-        return self.memory.array(borrowed)
+        return self.memory.array(borrowed, self._places[name])
+
+    def _array(self, name: str, arrays: Mapping[str, np.ndarray]) -> NDArray:
+        return self.memory.array(arrays[name], self._places[name])
 
     @property
     def arg_dict(self) -> dict[str, NDArray]:
         """Every argument by name."""
         parameters = self.memory.store.parameters
         return {
-            name: self.memory.array(parameters[name]) if argument.role == "parameter" else self.input(name)
+            name: self._array(name, parameters) if argument.role == "parameter" else self.input(name)
             for name, argument in self._arguments.items()
             if argument.role != "auxiliary"
         }
@@ -163,7 +191,7 @@ class ContextExecutor:
     def aux_dict(self) -> dict[str, NDArray]:
         """Every auxiliary state by name."""
         auxiliary = self.memory.store.auxiliary
-        return {each.name: self.memory.array(auxiliary[each.name]) for each in self.bucket.by_role("auxiliary")}
+        return {each.name: self._array(each.name, auxiliary) for each in self.bucket.by_role("auxiliary")}
 
     @property
     def grad_dict(self) -> dict[str, NDArray | None]:
@@ -171,7 +199,7 @@ class ContextExecutor:
         found: dict[str, NDArray | None] = {}
         for name, argument in self._arguments.items():
             if argument.role == "parameter" and name in self.wrt:
-                found[name] = self.memory.array(self.memory.store.gradients[name])
+                found[name] = self._array(name, self.memory.store.gradients)
             elif argument.role != "auxiliary":
                 found[name] = None
                 if name in self.wrt:
@@ -198,5 +226,5 @@ class ContextExecutor:
 def _run_backward(executor: Executor, heads: Mapping[str, np.ndarray] | None) -> None:
     try:
         executor.backward(heads)
-    except RuntimeError as error:
+    except (ValueError, RuntimeError) as error:
         raise MXNetError(str(error)) from None

@@ -38,9 +38,11 @@ class ContextMemory:
         if self.stream is not None:
             self.stream.wait()
 
-    def array(self, data: np.ndarray) -> NDArray:
-        """``data``, which is memory of this context, for users: whoever looks at it waits for the stream first."""
-        return NDArray(data, self.context) if self.stream is None else StreamArray(data, self.context, self.stream)
+    def array(self, data: np.ndarray, context: Context | None = None) -> NDArray:
+        """``data``, which programs of this context write, for users: whoever looks at it waits for the stream first.
+        ``context``: where a graph that is cut over contexts has it, when that is elsewhere."""
+        context = context or self.context
+        return NDArray(data, context) if self.stream is None else StreamArray(data, context, self.stream)
 
 
 @dataclass

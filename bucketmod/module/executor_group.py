@@ -6,6 +6,7 @@ import logging
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from operator import methodcaller
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,8 @@ from bucketmod.module.context_memory import ContextMemory, SharedMemory
 from bucketmod.module.grad_req import parse_grad_req
 from bucketmod.module.input_names import described
 from bucketmod.ndarray import NDArray
+
+_view = methodcaller("numpy_view")
 
 
 class DataParallelExecutorGroup:
@@ -122,22 +125,28 @@ class DataParallelExecutorGroup:
         except BaseException:  # shapes that do not fit leave the group as it was
             self.batch_size, self.slices = before
             raise
+        for executor, last in zip(self._known[key], self.execs or self._known[key], strict=True):
+            executor.monitor_like(last)
         self.execs = self._known[key]
         self.data_layouts, self.label_layouts = data_layouts, label_layouts
         self._only = self.execs[0] if len(self.execs) == 1 else None
         self.data_shapes, self.label_shapes = list(data_shapes), label_shapes
+        self.bound_shapes = [desc.shape for desc in data_shapes]
         self.data_names = [desc.name for desc in data_shapes]
         self.label_names = [desc.name for desc in label_shapes] if label_shapes is not None else None
 
     def _make_executors(
         self, data_shapes: Sequence[DataDesc], label_shapes: Sequence[DataDesc] | None
     ) -> list[ContextExecutor]:
-        """Contexts with slices of equal size share one bucket, and so its artifacts."""
+        """Contexts with slices of equal size share one bucket, and so its artifacts; the parts of one that is cut over
+        contexts are placed for each."""
+        group2ctxs = binding.prepare_group2ctxs(self.group2ctxs, len(self._memories))
         data_names = [desc.name for desc in data_shapes]
         given = {*self.param_names, *data_names, *self.state_names}
         buckets: dict[int, binding.Bucket] = {}
         executors = []
-        for memory, part in zip(self._memories, self.slices or [None] * len(self._memories), strict=True):
+        slices = self.slices or [None] * len(self._memories)
+        for memory, part, group2ctx in zip(self._memories, slices, group2ctxs, strict=True):
             size = part.stop - part.start if part is not None else 0
             if size not in buckets:
                 buckets[size] = binding.make_bucket(
@@ -150,7 +159,8 @@ class DataParallelExecutorGroup:
                     key=self.key,
                 )
             label_names = [desc.name for desc in label_shapes or ()]
-            executors.append(ContextExecutor(buckets[size], memory, data_names, label_names, self.grad_req))
+            bucket = binding.place(buckets[size], memory.context, group2ctx)
+            executors.append(ContextExecutor(bucket, memory, data_names, label_names, self.grad_req))
         return executors
 
     def reshape(self, data_shapes: Sequence[Any], label_shapes: Sequence[Any] | None) -> None:
@@ -189,11 +199,7 @@ class DataParallelExecutorGroup:
         if self._only is not None:
             batch = data_batch[0] if isinstance(data_batch, list) else data_batch
             labels = getattr(batch, "label", None)
-            self._only.forward(
-                [array.numpy_view() for array in batch.data],
-                [array.numpy_view() for array in labels] if labels else None,
-                is_train,
-            )
+            self._only.forward(map(_view, batch.data), map(_view, labels) if labels else None, is_train)
             return
         self.wait()  # inputs may still be read
         parts = self._given_parts(data_batch) if isinstance(data_batch, list) else self._cut_parts(data_batch)
@@ -201,8 +207,7 @@ class DataParallelExecutorGroup:
             executor.forward(data, labels, is_train)
 
     def _cut_parts(self, batch: Any) -> list[tuple[list[np.ndarray], list[np.ndarray] | None]]:
-        data = [array.numpy_view() for array in batch.data]
-        labels = [array.numpy_view() for array in getattr(batch, "label", None) or ()]
+        data, labels = [*map(_view, batch.data)], [*map(_view, getattr(batch, "label", None) or ())]
         return [
             (
                 [rows(array, part, axis) for array, axis in zip(data, self.data_layouts, strict=False)],
@@ -214,10 +219,7 @@ class DataParallelExecutorGroup:
     def _given_parts(self, batches: list[Any]) -> list[tuple[list[np.ndarray], list[np.ndarray] | None]]:
         if len(batches) != len(self.execs):
             raise MXNetError(f"a list of {len(batches)} batches for {len(self.execs)} contexts: give one to each")
-        return [
-            ([array.numpy_view() for array in batch.data], [array.numpy_view() for array in batch.label or ()])
-            for batch in batches
-        ]
+        return [([*map(_view, batch.data)], [*map(_view, batch.label or ())]) for batch in batches]
 
     @property
     def _parts(self) -> list[slice]:
@@ -231,7 +233,7 @@ class DataParallelExecutorGroup:
         """
         assert self.for_training, "re-bind with for_training=True to run backward"
         if self._only is not None:
-            self._only.backward(None if out_grads is None else [grad.numpy_view() for grad in out_grads])
+            self._only.backward(None if out_grads is None else map(_view, out_grads))
             return
         for executor, part in zip(self.execs, self._parts, strict=True):
             grads = None
@@ -298,6 +300,11 @@ class DataParallelExecutorGroup:
                 own = [_label_rows(label, part, axis) for label, axis in axes]
             found = OrderedDict(zip(self.label_names or (), own, strict=False))
             eval_metric.update_dict(found, OrderedDict(zip(self.output_names, executor.outputs, strict=True)))
+
+    def install_monitor(self, mon: Any) -> None:
+        """Has a monitor watch every context. Executors for other shapes go on with it."""
+        for executor in self.execs:
+            mon.install(executor)
 
     # ---- parameters
 

@@ -226,8 +226,9 @@ class Module(BaseModule):
                 raise NotImplementedError(f"CUDA execution: context {context} cannot run programs; use mx.cpu()")
         groups = self._group2ctxs if isinstance(self._group2ctxs, (list, tuple)) else [self._group2ctxs or {}]
         placed = [c for group in groups for each in group.values() for c in np.ravel(np.array(each, dtype=object))]
-        if any(context != self._context[0] for context in placed):
-            raise NotImplementedError("group2ctxs: placing parts of a graph on several contexts")
+        for context in placed:
+            if context.device_type not in ("cpu", "cpu_pinned", "cpu_shared"):
+                raise NotImplementedError(f"CUDA execution: group2ctxs places nodes on {context}; use mx.cpu()")
 
     def _checked_shapes(
         self, data_shapes: Sequence[Any], label_shapes: Sequence[Any] | None
@@ -433,9 +434,10 @@ class Module(BaseModule):
             shapes = _shapes_of_list(data_batch)
         else:
             shapes = [array.shape for array in data_batch.data]
-        if shapes != [desc.shape for desc in self._data_shapes]:
+        group = self._exec_group
+        if shapes != group.bound_shapes:
             self._reshape_for(data_batch, shapes)
-        self._exec_group.forward(data_batch, is_train)
+        group.forward(data_batch, is_train)
 
     def _reshape_for(self, batch: Any, shapes: Sequence[tuple[int, ...]]) -> None:
         """Reshapes to what a batch says, or to what its arrays show."""
@@ -513,9 +515,10 @@ class Module(BaseModule):
         super().prepare(data_batch, sparse_row_id_fn)
 
     def install_monitor(self, mon: Any) -> None:
-        """NotImplementedError: programs are compiled as a whole and do not show values in between."""
+        """Has a monitor (see ``mx.mon.Monitor``) watch every operator, forward and backward. AssertionError unless
+        bound; NotImplementedError for ONNX models when they run."""
         assert self.binded, "call bind() before install_monitor()"
-        raise NotImplementedError("install_monitor: monitored programs, which show every operator's output")
+        self._exec_group.install_monitor(mon)
 
 
 def _checked_shared(shared_module: Any) -> Module | None:

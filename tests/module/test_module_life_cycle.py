@@ -194,8 +194,6 @@ def test_features_of_later_versions_are_refused_by_name():
         mx.mod.Module(classifier(), work_load_list=[1, 2])
     with pytest.raises(NotImplementedError, match="dist_sync"):
         make_module().init_optimizer(kvstore="dist_sync")
-    with pytest.raises(NotImplementedError, match="monitor"):
-        make_module().install_monitor(None)
 
 
 def test_kvstores_that_one_context_does_not_need():

@@ -171,10 +171,11 @@ class KVStore(KVStoreBase):
         """``updater(key, pushed sum, value)`` changes the value in place at every push."""
         self._updater = updater
 
-    def save_optimizer_states(self, fname: str, dump_optimizer: bool = False) -> None:
-        """Writes the states (and the optimizer, if asked). AssertionError without an optimizer."""
+    def save_optimizer_states(self, fname: str, dump_optimizer: bool = False, format: str = "bucketmod") -> None:
+        """Writes the states (and the optimizer, if asked); ``format``: as for ``Updater.get_states``. AssertionError
+        without an optimizer."""
         assert isinstance(self._updater, opt.Updater), "the store has no optimizer: call set_optimizer() before saving"
-        states = self._updater.get_states(dump_optimizer)
+        states = self._updater.get_states(dump_optimizer, format)
         with replacing(fname) as stream:
             stream.write(states)
 

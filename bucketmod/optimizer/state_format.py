@@ -1,5 +1,7 @@
 """Optimizer states as MXNet's files hold them: pickles, read and written here as plain data.
 
+This package's own form, :mod:`bucketmod.optimizer.state_file`, is the default; this one is for exchange with MXNet.
+
 Reading walks the opcodes itself and imports or calls nothing: a file can only yield containers, numbers, text, bytes,
 arrays, and the optimizers and schedulers of this package with plain attributes. Everything else is an error. Writing
 produces what MXNet 1.9.1 unpickles.
@@ -25,7 +27,7 @@ from bucketmod.optimizer.optimizer import Optimizer
 _ARRAY_CLASS = ("mxnet.ndarray.ndarray", "NDArray")
 _OPTIMIZER_MODULE = "mxnet.optimizer.optimizer"
 _SCHEDULER_MODULE = "mxnet.lr_scheduler"
-_SCHEDULERS = ("LRScheduler", "FactorScheduler", "MultiFactorScheduler", "PolyScheduler", "CosineScheduler")
+SCHEDULERS = ("LRScheduler", "FactorScheduler", "MultiFactorScheduler", "PolyScheduler", "CosineScheduler")
 _BYTEARRAY = {("builtins", "bytearray"), ("__builtin__", "bytearray")}
 _NUMPY = {"numpy", "numpy.core.multiarray", "numpy._core.multiarray", "numpy.core.numeric", "numpy._core.numeric"}
 _MAX_DEPTH = 100
@@ -138,7 +140,7 @@ def _allowed(path: tuple[str, str]) -> tuple[str, str]:
     known = (
         path == _ARRAY_CLASS
         or (module == _OPTIMIZER_MODULE and name.lower() in Optimizer.opt_registry)
-        or (module == _SCHEDULER_MODULE and name in _SCHEDULERS)
+        or (module == _SCHEDULER_MODULE and name in SCHEDULERS)
         or (module in _NUMPY and name in ("_reconstruct", "ndarray", "dtype", "scalar", "_frombuffer"))
         or path == ("collections", "OrderedDict")
     )
@@ -228,8 +230,8 @@ class _Resolver:
         if not isinstance(plain, dict):
             raise MXNetError(f"optimizer states: {name} without attributes")
         if module == _SCHEDULER_MODULE:
-            return _with_attributes(getattr(lr_scheduler, name), plain)
-        return _with_attributes(Optimizer.opt_registry[name.lower()], plain)
+            return with_attributes(getattr(lr_scheduler, name), plain)
+        return with_attributes(Optimizer.opt_registry[name.lower()], plain)
 
     def _mxnet_array(self, state: Any) -> NDArray | None:
         if not isinstance(state, dict) or "handle" not in state:
@@ -259,7 +261,7 @@ def _dtype(described: Any) -> np.dtype:
     return np.dtype(text).newbyteorder(">" if order == ">" else "<")
 
 
-def _with_attributes(klass: type, attributes: dict[str, Any]) -> Any:
+def with_attributes(klass: type, attributes: dict[str, Any]) -> Any:
     """An instance of ``klass`` that holds ``attributes``, which must be identifiers; methods cannot be replaced."""
     made: Any = object.__new__(klass)
     for key, value in attributes.items():
@@ -267,8 +269,16 @@ def _with_attributes(klass: type, attributes: dict[str, Any]) -> Any:
             raise MXNetError(f"optimizer states: {klass.__name__} cannot take an attribute {key!r}")
         made.__dict__[key] = value
     if isinstance(made, Optimizer):
-        made.__setstate__({**klass().__dict__, **made.__dict__})
+        made.__setstate__({**_defaults(klass), **made.__dict__})
     return made
+
+
+def _defaults(klass: type) -> dict[str, Any]:
+    """Attributes of a new optimizer; of the base alone where the class cannot be made without arguments."""
+    try:
+        return dict(klass().__dict__)
+    except TypeError:
+        return dict(Optimizer().__dict__)
 
 
 def loads(data: bytes) -> Any:

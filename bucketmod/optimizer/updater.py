@@ -8,9 +8,11 @@ from typing import Any
 from bucketmod.base import MXNetError
 from bucketmod.context import Context
 from bucketmod.ndarray import NDArray
-from bucketmod.optimizer import state_format
+from bucketmod.optimizer import state_file, state_format
 from bucketmod.optimizer.optimizer import Optimizer
 from bucketmod.runtime.optimizer_state import OptimizerState
+
+_FORMATS: dict[str, Any] = {"bucketmod": state_file, "mxnet": state_format}
 
 
 class Updater:
@@ -60,20 +62,23 @@ class Updater:
             return type(state)(self.sync_state_context(each, context) for each in state)
         return state
 
-    def get_states(self, dump_optimizer: bool = False) -> bytes:
-        """The states as bytes in MXNet's format, with the optimizer (counts included) if asked.
+    def get_states(self, dump_optimizer: bool = False, format: str = "bucketmod") -> bytes:
+        """The states as bytes, with the optimizer (update counts included) if asked.
 
-        TypeError for states, or an optimizer class of the user's, that the format cannot hold.
+        ``format``: "bucketmod" (see ``state_file``), or "mxnet", a pickle that MXNet 1.9.1 reads. ValueError for
+        others; TypeError for states, or an optimizer class, that the format cannot hold.
         """
+        if format not in _FORMATS:
+            raise ValueError(f"format of optimizer states must be one of {', '.join(_FORMATS)}, got {format!r}")
         states = dict(self.states)
-        return state_format.dumps((states, self.optimizer) if dump_optimizer else states)
+        return _FORMATS[format].dumps((states, self.optimizer) if dump_optimizer else states)
 
     def set_states(self, states: bytes) -> None:
-        """Takes states from ``get_states`` of this package or of MXNet; an optimizer in them replaces this one.
+        """Takes states from ``get_states``, or from MXNet's; an optimizer in them replaces this one.
 
         MXNetError for data that is damaged or holds anything but arrays, plain containers and known optimizers.
         """
-        found = state_format.loads(states)
+        found = (state_file if bytes(states[:8]) == state_file.MAGIC else state_format).loads(states)
         optimizer = self.optimizer
         if isinstance(found, tuple) and len(found) == 2:
             found, optimizer = found

@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 import onnx
+import reference_attention
+import reference_windows
 from onnx import TensorProto, numpy_helper
 from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
@@ -407,3 +409,16 @@ def _rnn_grad(options, x, wi, wh, bi, bh, h0, y, dy=None, dh=None):
         dh = dz[t] @ wh
     db = dz.sum(axis=(0, 1))
     return dz @ wi, _outer(dz, x), _outer(dz, earlier), db, db, dh
+
+
+# Attention
+
+for _kind in ("Attention", "BiasedAttention", "MaskedAttention"):
+    _operator(DOMAIN, _kind, f"{_kind}Training")(reference_attention.attention)
+    _operator(DOMAIN, f"{_kind}Grad")(reference_attention.attention_grad)
+
+# Convolutions and pooling
+
+for _domain, _name in (("", "Conv"), ("", "ConvTranspose"), ("", "MaxPool"), ("", "AveragePool"),
+                       (DOMAIN, "ConvWeightGrad"), (DOMAIN, "MaxPoolGrad"), (DOMAIN, "AveragePoolGrad")):  # fmt: skip
+    _operator(_domain, _name)(getattr(reference_windows, _name))

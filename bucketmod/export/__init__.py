@@ -12,6 +12,7 @@ from bucketmod.export import (  # noqa: F401  (imported for what they register)
     recurrent,
     reduction,
     shaping,
+    windows,
 )
 from bucketmod.export.forward import export_symbol
 

@@ -14,6 +14,7 @@ from bucketmod.operators import (  # noqa: F401  (imported for what they registe
     recurrent,
     reduction,
     shaping,
+    windows,
 )
 from bucketmod.operators.registry import OpDef, Param, get_op, op_names, register
 

@@ -98,6 +98,11 @@ def boolean(name: str, default: Any = REQUIRED, optional: bool = False) -> Param
     return Param(name, "boolean", _read_optional_bool if optional else _read_bool, default)
 
 
+def flag_or_none(name: str) -> Param:
+    """A boolean, or None when it is not given or the text is ``None``."""
+    return Param(name, "boolean or None", _or_none(_read_bool), None)
+
+
 def dims(name: str, default: Any = REQUIRED, optional: bool = False) -> Param:
     """A tuple of ints; a single int stands for a tuple of one."""
     if optional:

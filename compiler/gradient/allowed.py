@@ -125,6 +125,18 @@ def _batch_normalization(node: NodeProto, around: Surroundings) -> str:
     return ""
 
 
+def _windows(node: NodeProto, around: Surroundings) -> str:
+    axes = len(around.types[node.input[0]].shape) - 2
+    if axes not in (1, 2):
+        return f"its windows move along {axes} axes; one or two are supported"
+    for name, plain in (("auto_pad", "NOTSET"), ("ceil_mode", 0), ("output_shape", None)):
+        if attributes(node).get(name, plain) != plain:
+            return f"attribute {name} is {attributes(node)[name]!r}; write its pads out"
+    if len(node.output) > 1 and node.output[1]:
+        return "the positions of its maxima are used"
+    return ""
+
+
 def _rnn(node: NodeProto, around: Surroundings) -> str:
     activation = attributes(node).get("activation", "tanh")
     return "" if activation in ("tanh", "relu") else f"attribute activation is {activation!r}; expected tanh or relu"
@@ -151,6 +163,7 @@ ALLOWED: dict[tuple[str, str], Check] = {
     (DOMAIN, "SVMOutput"): _anything,
     (DOMAIN, "BatchNorm"): _batch_norm,
     ("", "BatchNormalization"): _batch_normalization,
+    **{("", name): _windows for name in ("Conv", "ConvTranspose", "MaxPool", "AveragePool")},
     (DOMAIN, "LSTM"): _anything,
     (DOMAIN, "GRU"): _anything,
     (DOMAIN, "RNN"): _rnn,

@@ -12,6 +12,7 @@ import numpy as np
 from onnx import NodeProto, TensorProto, helper
 
 from bucketmod.compiler.errors import UnsupportedGradientError
+from bucketmod.compiler.gradient import windows
 from bucketmod.compiler.gradient.emitter import Emitter
 from bucketmod.compiler.graph.shapes import MICROSOFT, attributes
 from bucketmod.compiler.program import DOMAIN
@@ -271,6 +272,10 @@ RULES: dict[tuple[str, str], Rule] = {
     ("", "Elu"): _elu,
     ("", "LayerNormalization"): _layer_normalization,
     ("", "BatchNormalization"): _batch_normalization,
+    ("", "Conv"): windows.conv,
+    ("", "ConvTranspose"): windows.conv_transpose,
+    ("", "MaxPool"): windows.max_pool,
+    ("", "AveragePool"): windows.average_pool,
 }
 
 

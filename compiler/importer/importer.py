@@ -7,12 +7,22 @@ import onnx
 from tvm import ir, relax
 
 from bucketmod.compiler.errors import CompileError, UnsupportedOperatorError
-from bucketmod.compiler.importer import elementwise, matmul, neural, recurrent, reduction, shaping, softmax_head
+from bucketmod.compiler.importer import (
+    elementwise,
+    matmul,
+    neural,
+    recurrent,
+    reduction,
+    shaping,
+    softmax_head,
+    windows,
+)
 from bucketmod.compiler.importer.context import CONVERTERS, ImportContext, Node
 from bucketmod.compiler.program import SEED, Program
 from bucketmod.compiler.target import Target
 
-FAMILIES = (elementwise, matmul, neural, recurrent, reduction, shaping, softmax_head)  # importing them fills CONVERTERS
+# Importing them fills CONVERTERS.
+FAMILIES = (elementwise, matmul, neural, recurrent, reduction, shaping, softmax_head, windows)
 
 
 def import_program(program: Program, target: Target) -> tuple[ir.IRModule, bool]:

@@ -64,7 +64,7 @@ def _strided(buffer: Expr, plane: Expr, row: Expr, first: Expr, stride: int, lan
 
 
 def _across(windows: Windows, lanes: int, body: Callable[[Expr, int, Expr], None]) -> None:
-    """``body(place, lanes, width)`` for all windows of a row. With a stride of 1 the rest is masked, else taken singly."""
+    """``body(place, lanes, width)`` for all windows of a row. The rest is masked where the stride is 1, else single."""
     places = windows.places[1]
     if windows.stride[1] == 1:
         streams.walk(places, lanes, lambda _slot, first, width: body(first, lanes, width), unroll=1)

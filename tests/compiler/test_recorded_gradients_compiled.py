@@ -21,7 +21,7 @@ from bucketmod.export import export_symbol
 
 RECORDED = Path(__file__).parents[1] / "recorded"
 sys.path.insert(0, str(RECORDED))
-from operator_cases import operator_cases  # noqa: E402
+from operator_cases import all_cases, read_arrays  # noqa: E402
 
 _WITH_NUMBERS_OF_OUR_OWN = ("cast", "leaky_relu_selu", "pair_mod", "broadcast_mod", "scalar_mod_zero", "scalar_rmod")
 _REFUSED = ("slice_steps",)
@@ -32,11 +32,10 @@ _TOGETHER = 18
 def recorded(what: str) -> dict[str, dict[str, np.ndarray]]:
     """``what``: "forward" (names: in/..., out/...) or "gradients" (names of arguments)."""
     found: dict[str, dict[str, np.ndarray]] = {}
-    with np.load(RECORDED / f"operators_{what}.npz") as arrays:
-        for key in arrays.files:
-            case, _, name = key.partition("/")
-            if not name.startswith("next/"):  # auxiliary states after the step: tests/gradient looks at those
-                found.setdefault(case, {})[name] = arrays[key]
+    for key, array in read_arrays(RECORDED, what).items():
+        case, _, name = key.partition("/")
+        if not name.startswith("next/"):  # auxiliary states after the step: tests/gradient looks at those
+            found.setdefault(case, {})[name] = array
     return found
 
 
@@ -46,8 +45,7 @@ GROUPS = [NAMES[i::-(-len(NAMES) // _TOGETHER)] for i in range(-(-len(NAMES) // 
 
 @functools.cache
 def cases():
-    with mx.name.NameManager():
-        return operator_cases(mx)
+    return all_cases(mx)
 
 
 def export(name: str) -> Program:

@@ -18,23 +18,26 @@ from bucketmod.operators import get_op, op_names
 
 RECORDED = Path(__file__).parent.parent / "recorded"
 sys.path.insert(0, str(RECORDED))
-from operator_cases import operator_cases  # noqa: E402
+from operator_cases import all_cases, read_arrays, read_graphs  # noqa: E402
 
 
 @functools.cache
 def recorded():
-    with np.load(RECORDED / "operators_forward.npz") as arrays:
-        found: dict[str, dict[str, dict[str, np.ndarray]]] = {}
-        for key in arrays.files:
-            case, kind, name = key.split("/")
-            found.setdefault(case, {"in": {}, "out": {}})[kind][name] = arrays[key]
+    found: dict[str, dict[str, dict[str, np.ndarray]]] = {}
+    for key, array in read_arrays(RECORDED, "forward").items():
+        case, kind, name = key.split("/")
+        found.setdefault(case, {"in": {}, "out": {}})[kind][name] = array
     return found
 
 
 @functools.cache
+def graphs():
+    return read_graphs(RECORDED)
+
+
+@functools.cache
 def cases():
-    with mx.name.NameManager():
-        return operator_cases(mx)
+    return all_cases(mx)
 
 
 def run(program, inputs):
@@ -75,7 +78,7 @@ def test_equals_mxnet(name):
 @pytest.mark.filterwarnings("ignore:FusedRNNCell runs over TNC")
 @pytest.mark.parametrize("name", sorted(recorded()))
 def test_graphs_are_those_of_mxnet(name):
-    expected = json.loads((RECORDED / "operators_graphs.json").read_text())[name]
+    expected = graphs()[name]
     symbol = cases()[name][0]
     assert symbol.list_arguments() == expected["arguments"]
     assert symbol.list_outputs() == expected["outputs"]

@@ -86,6 +86,35 @@ def recurrence(kind: str, made: tuple[str, ...], **attributes) -> Case:
                 {"hidden_size": 5, "reverse": 0, **attributes}, made=made)  # fmt: skip
 
 
+def attention(kind: str, joint: int, **options) -> Case:
+    """Two sequences, two heads, three queries; one tensor for q, k and v, or time first with two keys."""
+    rows = {"columns": [0, 8], "shape": [3, 2, 2, 4], "perm": [1, 2, 0, 3]}
+    keys = {**rows, "shape": [2, 2, 2, 4]}
+    inputs = {"q": (3, 2, 8), "k": (2, 2, 8), "v": (2, 2, 8)}
+    operands = {"q": rows, "k": keys, "v": keys}
+    if joint:
+        inputs = {"qkv": (2, 3, 24)}
+        part = {"shape": [2, 3, 2, 4], "perm": [0, 2, 1, 3]}
+        operands = {label: {**part, "columns": [8 * i, 8 * i + 8]} for i, label in enumerate("kqv")}
+    places = {f"{label}_{name}": value for label, place in operands.items() for name, value in place.items()}
+    made = {"out_perm": [0, 2, 1, 3], "out_shape": [2, 3, 8]}
+    mask = {} if kind == "Attention" else {"mask": np.array([[0.5, 0], [0, 0], [-0.25, 1]], np.float32)[None, None]}
+    order = (*(["qkv"] * 3 if joint else "qkv"), *mask)
+    return Case(f"{kind}-{joint}", f"{DOMAIN}::{kind}", inputs, {"y": (2, 3, 8)},
+                {"scale": 0.7, "joint": joint, **places, **made, **options}, mask, order=order)  # fmt: skip
+
+
+def windows(operator: str, shape: tuple, made: tuple, filters: tuple = (), **attributes) -> Case:
+    """``filters``: the weight of a convolution, which has a bias then too."""
+    inputs = {"a": shape, "w": filters} if filters else {"a": shape}
+    label = f"{operator}-{shape}-{filters}-{attributes}"
+    if not filters:
+        attributes = {"kernel_shape": [2] * (len(shape) - 2), **attributes}
+    elif "group" not in attributes:
+        inputs["b"] = (made[1],)
+    return Case(label, operator, inputs, {"y": made}, attributes)
+
+
 PAIRS = [((3, 4), (3, 4)), ((3, 4), (4,)), ((3, 1), (3, 4)), ((2, 1, 4), (3, 1)), ((3, 4), ()), ((1,), (2, 3))]
 CASES = [
     *(binary(op, a, b) for op in ("Add", "Sub", "Mul", "Max", "Min") for a, b in PAIRS),
@@ -115,6 +144,22 @@ CASES = [
            {"epsilon": 1e-3},
            values={"m": np.array([0.1, 1, -1], np.float32), "v": np.array([0.5, 1, 2], np.float32)})
       for shape in ((5, 3), (4, 3, 2), (2, 3, 2, 2))),
+    windows("Conv", (2, 3, 4, 5), (2, 4, 2, 4), (4, 3, 3, 2)),
+    windows("Conv", (2, 2, 5, 6), (2, 4, 3, 3), (4, 2, 3, 3), strides=[2, 2], pads=[1, 1, 1, 1]),
+    windows("Conv", (2, 4, 5, 6), (2, 6, 3, 4), (6, 2, 2, 2), group=2, dilations=[2, 2]),
+    windows("Conv", (3, 3, 4, 4), (3, 2, 4, 4), (2, 3, 1, 1)),
+    windows("Conv", (2, 2, 7), (2, 3, 4), (3, 2, 3), strides=[2], pads=[1, 1]),
+    windows("ConvTranspose", (2, 3, 3, 2), (2, 2, 5, 4), (3, 2, 3, 3)),
+    windows("ConvTranspose", (2, 3, 3, 2), (2, 2, 6, 4), (3, 2, 3, 3), strides=[2, 2], pads=[1, 1, 1, 1],
+            output_padding=[1, 1]),
+    windows("ConvTranspose", (2, 4, 3, 3), (2, 4, 7, 7), (4, 2, 3, 3), strides=[2, 2], group=2),
+    windows("MaxPool", (2, 2, 4, 5), (2, 2, 3, 4)),
+    windows("MaxPool", (2, 1, 5, 5), (2, 1, 3, 3), kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1]),
+    windows("MaxPool", (2, 2, 6), (2, 2, 3), strides=[2]),
+    windows("AveragePool", (2, 2, 4, 5), (2, 2, 3, 4)),
+    windows("AveragePool", (2, 1, 5, 5), (2, 1, 3, 3), kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1]),
+    windows("AveragePool", (2, 1, 5, 5), (2, 1, 3, 3), kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1],
+            count_include_pad=1),
     *(gemm(ta, tb, (5,)) for ta in (0, 1) for tb in (0, 1)),
     *(gemm(0, 1, c) for c in (None, (3, 5), (1, 5), (3, 1), ())), gemm(1, 0, (5,), alpha=0.5, beta=2.0),
     *(matmul(a, b) for a, b in [
@@ -159,6 +204,8 @@ CASES = [
       for made in (("y", "h"), ("y",), ("", "h"))),
     *(recurrence("LSTM", made, reverse=reverse) for reverse in (0, 1) for made in (("y", "h", "c"), ("", "", "c"))),
     recurrence("RNN", ("y", "h"), activation="relu"),
+    attention("Attention", 0), attention("Attention", 1),
+    attention("BiasedAttention", 0), attention("MaskedAttention", 0, fill=-1.5),
 ]  # fmt: skip
 
 
@@ -186,7 +233,8 @@ def test_each_input_can_be_differentiated_alone(case):
         check_gradients(program_of(case), [name], values_of(case))
 
 
-IN_ONNXRUNTIME = [case for case in CASES if DOMAIN not in case.operator and case.operator != "Dropout"]
+GRADIENTS_OF_OUR_OWN = ("Dropout", "Conv", "ConvTranspose", "MaxPool", "AveragePool")
+IN_ONNXRUNTIME = [case for case in CASES if DOMAIN not in case.operator and case.operator not in GRADIENTS_OF_OUR_OWN]
 
 
 @pytest.mark.parametrize("case", IN_ONNXRUNTIME, ids=lambda case: case.label)

@@ -18,29 +18,26 @@ from bucketmod.export import export_symbol
 
 RECORDED = Path(__file__).parents[1] / "recorded"
 sys.path.insert(0, str(RECORDED))
-from operator_cases import operator_cases  # noqa: E402
+from operator_cases import all_cases, read_arrays  # noqa: E402
 
 
 @functools.cache
 def recorded() -> dict[str, dict[str, np.ndarray]]:
     found: dict[str, dict[str, np.ndarray]] = {}
-    with np.load(RECORDED / "operators_gradients.npz") as arrays:
-        for key in arrays.files:
-            case, _, name = key.partition("/")
-            found.setdefault(case, {})[name] = arrays[key]
+    for key, array in read_arrays(RECORDED, "gradients").items():
+        case, _, name = key.partition("/")
+        found.setdefault(case, {})[name] = array
     return found
 
 
 @functools.cache
 def given() -> dict[str, np.ndarray]:
-    with np.load(RECORDED / "operators_forward.npz") as arrays:
-        return dict(arrays)
+    return read_arrays(RECORDED, "forward")
 
 
 @functools.cache
 def cases():
-    with mx.name.NameManager():
-        return operator_cases(mx)
+    return all_cases(mx)
 
 
 # Where we differ on purpose, and why.

@@ -5,6 +5,9 @@
 both ends are out of range), "class N" (0 to N - 1).
 """
 
+import json
+import os
+
 
 def operator_cases(mx):
     cases = {}
@@ -24,6 +27,42 @@ def operator_cases(mx):
     ):
         family(mx, cases)
     return cases
+
+
+def recorded_parts():
+    """Name of the recorded files -> the function that gives their cases."""
+    from more_operator_cases import more_operator_cases
+
+    return {"operators": operator_cases, "more_operators": more_operator_cases}
+
+
+def all_cases(mx):
+    """The cases of all parts, each with automatic names of its own."""
+    cases = {}
+    for cases_of in recorded_parts().values():
+        with mx.name.NameManager():
+            cases.update(cases_of(mx))
+    return cases
+
+
+def read_arrays(folder, what):
+    """Everything recorded of all parts, by name; ``what`` is "forward" or "gradients"."""
+    import numpy as np
+
+    arrays = {}
+    for part in recorded_parts():
+        with np.load(os.path.join(str(folder), "%s_%s.npz" % (part, what))) as found:
+            arrays.update(found)
+    return arrays
+
+
+def read_graphs(folder):
+    """The recorded arguments, outputs and nodes of every case."""
+    graphs = {}
+    for part in recorded_parts():
+        with open(os.path.join(str(folder), part + "_graphs.json")) as file:
+            graphs.update(json.load(file))
+    return graphs
 
 
 def _inputs(mx):

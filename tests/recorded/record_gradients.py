@@ -1,15 +1,16 @@
-"""Records, with MXNet 1.9.1 under Python 3.9, the gradients of every input of the graphs of operator_cases.py.
+"""Records, with MXNet 1.9.1 under Python 3.9, the gradients of every input of the recorded graphs.
 
 Run after record_operators.py, whose inputs it reads: python tests/recorded/record_gradients.py. Writes
-operators_gradients.npz (<case>/<input>), and auxiliary states after the step (<case>/next/<state>). The gradients of
-the outputs are those of head_gradient() below; graphs with random masks are left out.
+operators_gradients.npz and more_operators_gradients.npz (<case>/<input>, and auxiliary states after the step
+<case>/next/<state>). The gradients of the outputs are those of head_gradient() below; graphs with random masks are
+left out.
 """
 
 import os
 
 import mxnet as mx
 import numpy as np
-from operator_cases import operator_cases
+from operator_cases import recorded_parts
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 
@@ -23,10 +24,10 @@ def is_random(symbol):
     return '"op": "Dropout"' in symbol.tojson()
 
 
-def main():
-    given = np.load(os.path.join(HERE, "operators_forward.npz"))
+def record(part, cases_of):
+    given = np.load(os.path.join(HERE, part + "_forward.npz"))
     with mx.name.NameManager():
-        cases = operator_cases(mx)
+        cases = cases_of(mx)
     arrays = {}
     for name, (symbol, shapes, kinds) in cases.items():
         if is_random(symbol):
@@ -43,8 +44,13 @@ def main():
                 arrays[f"{name}/{argument}"] = gradient.asnumpy()
         for state, array in executor.aux_dict.items():
             arrays[f"{name}/next/{state}"] = array.asnumpy()
-    np.savez_compressed(os.path.join(HERE, "operators_gradients.npz"), **arrays)
-    print(f"{len(arrays)} gradients")
+    np.savez_compressed(os.path.join(HERE, part + "_gradients.npz"), **arrays)
+    print(part, len(arrays), "gradients and states")
+
+
+def main():
+    for part, cases_of in recorded_parts().items():
+        record(part, cases_of)
 
 
 if __name__ == "__main__":

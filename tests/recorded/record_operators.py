@@ -1,8 +1,9 @@
-"""Records, with MXNet 1.9.1 under Python 3.9, what every graph of operator_cases.py gives in a forward pass, and the
-nodes in its JSON.
+"""Records, with MXNet 1.9.1 under Python 3.9, what every graph of operator_cases.py and more_operator_cases.py
+gives in a forward pass, and the nodes in its JSON.
 
-Run: python tests/recorded/record_operators.py. Writes operators_forward.npz (<case>/in/<name>, <case>/out/<index>) and
-operators_graphs.json (arguments, outputs and nodes of each case).
+Run: python tests/recorded/record_operators.py. Writes operators_forward.npz and more_operators_forward.npz
+(<case>/in/<name>, <case>/out/<index>), operators_graphs.json and more_operators_graphs.json (arguments, outputs and
+nodes of each case).
 """
 
 import json
@@ -11,7 +12,7 @@ import zlib
 
 import mxnet as mx
 import numpy as np
-from operator_cases import operator_cases
+from operator_cases import recorded_parts
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 
@@ -37,10 +38,10 @@ def nodes(symbol):
     return [[n["op"], n["name"], n.get("attrs", {}), [i[:2] for i in n["inputs"]]] for n in graph["nodes"]]
 
 
-def main():
+def record(part, cases_of):
     arrays, graphs = {}, {}
     with mx.name.NameManager():
-        cases = operator_cases(mx)
+        cases = cases_of(mx)
     for name, (symbol, shapes, kinds) in cases.items():
         rng = np.random.RandomState(zlib.crc32(name.encode()) % 2**31)
         executor = symbol.simple_bind(mx.cpu(), grad_req="null", **shapes)
@@ -52,11 +53,16 @@ def main():
         graphs[name] = {
             "arguments": symbol.list_arguments(), "outputs": symbol.list_outputs(), "nodes": nodes(symbol),
         }  # fmt: skip
-    np.savez_compressed(os.path.join(HERE, "operators_forward.npz"), **arrays)
-    with open(os.path.join(HERE, "operators_graphs.json"), "w") as file:
+    np.savez_compressed(os.path.join(HERE, part + "_forward.npz"), **arrays)
+    with open(os.path.join(HERE, part + "_graphs.json"), "w") as file:
         json.dump(graphs, file, separators=(",", ":"), sort_keys=True)
         file.write("\n")
-    print(f"{len(cases)} cases")
+    print(part, len(cases), "cases")
+
+
+def main():
+    for part, cases_of in recorded_parts().items():
+        record(part, cases_of)
 
 
 if __name__ == "__main__":

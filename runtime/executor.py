@@ -95,7 +95,8 @@ class Executor:
         calls = self._own_results("backward")
         if not self.trains:
             raise RuntimeError("backward needs a training program, this one was compiled for inference")
-        self.check_heads(head_gradients)
+        if self._head_specs:
+            self.check_heads(head_gradients)
         for of, spec in self._head_specs.items():
             self._arrays[spec.name][...] = head_gradients[of]  # type: ignore[index]  # checked
         if not self._kept:

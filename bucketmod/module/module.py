@@ -224,8 +224,8 @@ class Module(BaseModule):
         for context in self._context:
             if context.device_type not in ("cpu", "cpu_pinned", "cpu_shared"):
                 raise NotImplementedError(f"CUDA execution: context {context} cannot run programs; use mx.cpu()")
-        groups = self._group2ctxs if isinstance(self._group2ctxs, (list, tuple)) else [self._group2ctxs or {}]
-        placed = [c for group in groups for each in group.values() for c in np.ravel(np.array(each, dtype=object))]
+        groups = binding.prepare_group2ctxs(self._group2ctxs, len(self._context))
+        placed = [context for group in groups for context in group.values()]
         for context in placed:
             if context.device_type not in ("cpu", "cpu_pinned", "cpu_shared"):
                 raise NotImplementedError(f"CUDA execution: group2ctxs places nodes on {context}; use mx.cpu()")

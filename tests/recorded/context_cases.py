@@ -75,13 +75,17 @@ def numbers(found, prefix, arrays):
         numbers(found, "%s.%s" % (prefix, key), each)
 
 
+def by_name(names, arrays):
+    return {name: arrays[i] for i, name in enumerate(names)}
+
+
 def look_at(found, moment, module):
     group = module._exec_group
     numbers(found, moment + "/outputs", module.get_outputs())
     numbers(found, moment + "/by_context", module.get_outputs(merge_multi_context=False))
-    numbers(found, moment + "/weights", dict(zip(group.param_names, group.param_arrays)))
-    numbers(found, moment + "/gradients", dict(zip(group.param_names, group.grad_arrays)))
-    numbers(found, moment + "/auxiliary", dict(zip(group.aux_names, group.aux_arrays)))
+    numbers(found, moment + "/weights", by_name(group.param_names, group.param_arrays))
+    numbers(found, moment + "/gradients", by_name(group.param_names, group.grad_arrays))
+    numbers(found, moment + "/auxiliary", by_name(group.aux_names, group.aux_arrays))
     arguments, auxiliary = module.get_params()
     numbers(found, moment + "/own", dict(arguments, **auxiliary))
 
@@ -178,8 +182,9 @@ def metrics(mx):
     for load in ([1], [1, 1], [1, 3]):
         sym = mx.sym
         scores = sym.FullyConnected(sym.Variable("data"), num_hidden=1, name="fc")
-        module = mx.mod.Module(sym.LinearRegressionOutput(scores, sym.Variable("lin_label"), name="lin"),
-                               label_names=["lin_label"], context=contexts(mx, len(load)), work_load_list=load)  # fmt: skip
+        symbol = sym.LinearRegressionOutput(scores, sym.Variable("lin_label"), name="lin")
+        where = {"context": contexts(mx, len(load)), "work_load_list": load}
+        module = mx.mod.Module(symbol, label_names=["lin_label"], **where)
         module.bind([("data", (7, FEATURES))], [("lin_label", (7, 1))])
         module.init_params(arg_params=parameters(mx, {"fc_weight": (1, FEATURES), "fc_bias": (1,)}))
         metric = mx.metric.create(["mse", "rmse", "mae"])
@@ -284,7 +289,7 @@ def added_gradients(mx, count):
         for step, length in enumerate((3, 2, 3)):
             module.forward_backward(recurrent_batch(mx, length, step))
         group = module._curr_module._exec_group
-        numbers(found, name, dict(zip(group.param_names, group.grad_arrays)))
+        numbers(found, name, by_name(group.param_names, group.grad_arrays))
         found[name + "/requests"] = str(sorted(group.grad_req.items()))
     return found
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from bucketmod.compiler.target import CpuFeatures
 
 Expr = Any
-LOWEST = -3.4028234663852886e38
+_LOWEST = -3.4028234663852886e38
 
 
 @dataclass(frozen=True)
@@ -52,18 +52,18 @@ class Softmax(Kernel):
                 if -(-self.cols // cpu.lanes) <= cpu.registers // 2:
                     self._short_row(x, y, row, cpu.lanes)
                 else:
-                    self._long_row(x, y, row, cpu.lanes)
+                    softmax_row(x, y, row, self.cols, cpu.lanes, self.log)
 
         return emit.build_function(self.name, [("x", shape), ("y", shape)], body)
 
     def _short_row(self, x: Expr, y: Expr, row: Expr, lanes: int) -> None:
-        tops = streams.accumulators(self.cols, lanes, LOWEST)
+        tops = streams.accumulators(self.cols, lanes, _LOWEST)
         sums = streams.accumulators(self.cols, lanes, 0.0)
         values: list[emit.Register] = []
 
         def read(slot: int, first: Expr, width: int) -> None:
             value = emit.load(x, row, first, lanes=lanes, width=width)
-            values.append(streams.hold(streams.keep(value, LOWEST, lanes, width)))
+            values.append(streams.hold(streams.keep(value, _LOWEST, lanes, width)))
             tops[slot].value = tirx.max(tops[slot].value, values[-1].value)
 
         def raise_e(slot: int, first: Expr, width: int) -> None:
@@ -90,21 +90,18 @@ class Softmax(Kernel):
         factor = streams.hold(vector.log(total) if self.log else emit.splat(1.0, lanes) / total)
         streams.walk(self.cols, lanes, write, vectors)
 
-    def _long_row(self, x: Expr, y: Expr, row: Expr, lanes: int) -> None:
-        tops = streams.accumulators(self.cols, lanes, LOWEST)
 
-        def highest(slot: int, first: Expr, width: int) -> None:
-            value = streams.keep(emit.load(x, row, first, lanes=lanes, width=width), LOWEST, lanes, width)
-            tops[slot].value = tirx.max(tops[slot].value, value)
+def softmax_row(x: Expr, y: Expr, row: Expr, cols: int, lanes: int, log: bool = False) -> None:
+    """Emits y[row] = softmax(x[row]), or its logarithm. ``y`` may be ``x`` itself. The row passes by three times: for
+    its largest value, for the sum and for the factor."""
+    tops = streams.accumulators(cols, lanes, _LOWEST)
 
-        streams.walk(self.cols, lanes, highest)
-        top = streams.combine(tops, tirx.max)
-        exponentiate_row(x, y, row, top, self.cols, lanes, self.log)
+    def highest(slot: int, first: Expr, width: int) -> None:
+        value = streams.keep(emit.load(x, row, first, lanes=lanes, width=width), _LOWEST, lanes, width)
+        tops[slot].value = tirx.max(tops[slot].value, value)
 
-
-def exponentiate_row(x: Expr, y: Expr, row: Expr, top: Expr, cols: int, lanes: int, log: bool = False) -> None:
-    """Emits y[row] = softmax(x[row]), or its logarithm, where ``top`` is the largest value of the row. ``y`` may be
-    ``x`` itself. The row passes by twice: once for the sum, once for the factor."""
+    streams.walk(cols, lanes, highest)
+    top = streams.combine(tops, tirx.max)
     sums = streams.accumulators(cols, lanes, 0.0)
 
     def raise_e(slot: int, first: Expr, width: int) -> None:

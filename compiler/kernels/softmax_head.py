@@ -10,6 +10,7 @@ r (p - y), so its products with the weights W and the data X are
 
 from __future__ import annotations
 
+import operator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,10 +18,11 @@ from tvm import te, tirx, topi
 from tvm.tirx.script import builder as T
 
 from bucketmod.compiler.kernels import emission as emit
+from bucketmod.compiler.kernels import math as vector
 from bucketmod.compiler.kernels import streams
-from bucketmod.compiler.kernels.gemm import Gemm, emit_product
+from bucketmod.compiler.kernels.gemm import Gemm, emit_product, most_rows
 from bucketmod.compiler.kernels.kernel import Kernel, TensorShape
-from bucketmod.compiler.kernels.softmax import LOWEST, exponentiate_row
+from bucketmod.compiler.kernels.softmax import softmax_row
 
 if TYPE_CHECKING:
     from bucketmod.compiler.target import CpuFeatures
@@ -33,8 +35,9 @@ class SoftmaxProjection(Kernel):
     """p[rows, classes] = softmax over the classes of (x w' + bias); x[rows, depth], w[classes, depth], bias[classes].
 
     The tuned form packs w once into panels of a few vectors. A task is a block of rows small enough for its scores to
-    wait in the second cache; it runs through all panels, remembers the largest score of each row on the way, and
-    turns scores into probabilities before it goes on.
+    wait in the second cache; it runs through all panels and divides by the sums before it goes on. The largest score
+    of a row, which softmax subtracts lest exp overflows, is known too late for that: the sum tells whether it was
+    needed, and such rows are done again.
     """
 
     rows: int
@@ -95,17 +98,19 @@ class _Cut:
     @staticmethod
     def of(kernel: SoftmaxProjection, cpu: CpuFeatures) -> _Cut:
         # Tiles whose sums fill the registers, but for those that hold a row of the panel and a value of x.
-        vectors, height = (3, 8) if cpu.registers >= 32 else (2, 6)
-        vectors = min(vectors, -(-kernel.classes // cpu.lanes))
+        vectors = 2
+        height = most_rows(vectors, cpu.registers)
         # The panels pass by once a block, so a block has some tiles even where its scores exceed the cache.
-        fitting = 2 * cpu.l2 // (4 * kernel.classes * height)
-        tiles = max(1, min(max(_LEAST_TILES, fitting), _MOST_TILES, -(-kernel.rows // (height * _THREADS))))
+        fitting = cpu.l2 // (4 * kernel.classes * height)
+        wanted = min(max(-(-_LEAST_ROWS // height), fitting), _MOST_TILES)
+        tiles = max(1, min(wanted, -(-kernel.rows // (height * _THREADS))))
         panels = -(-kernel.classes // (vectors * cpu.lanes))
         return _Cut(cpu.lanes, vectors, height, height * tiles, panels)
 
 
 # The panels come from the third cache or beyond: fewer rows than this would wait for them.
-_LEAST_TILES, _MOST_TILES = 4, 16
+_LEAST_ROWS = 24
+_MOST_TILES = 16
 _THREADS = 8  # so many should find work
 
 
@@ -135,15 +140,15 @@ class _ProjectionEmitter:
     def pack(self, panel: Expr, classes: int) -> None:
         """Panel after panel, each depth rows of ``width`` classes; those that do not exist weigh 0."""
         kernel, cut = self.kernel, self.cut
-        for vector in range(cut.vectors):
-            first = panel * cut.width + vector * cut.lanes
-            present = max(0, min(cut.lanes, classes - vector * cut.lanes))
+        for v in range(cut.vectors):
+            first = panel * cut.width + v * cut.lanes
+            present = max(0, min(cut.lanes, classes - v * cut.lanes))
 
             def read(row: int, k: Expr, count: int, first: Expr = first) -> Expr:
                 return emit.load(self.w, first + row, k, lanes=cut.lanes, width=count)
 
-            def write(k: Expr, value: Expr, vector: int = vector) -> None:
-                emit.store(self.packed, value, self.place(panel, k, vector), lanes=cut.lanes)
+            def write(k: Expr, value: Expr, v: int = v) -> None:
+                emit.store(self.packed, value, self.place(panel, k, v), lanes=cut.lanes)
 
             emit.copy_transposed(read, write, kernel.depth, present, cut.lanes)
 
@@ -154,19 +159,17 @@ class _ProjectionEmitter:
         """Probabilities of ``rows`` rows from ``first`` on."""
         cut = self.cut
         self.first = first
-        self.tops = emit.scratch(rows * cut.lanes)  # the largest score of each row so far, lane by lane
+        self.sums = emit.scratch(rows * cut.lanes)  # of each row so far, lane by lane
+        self.scores = emit.scratch(cut.height * cut.width)  # of one tile
         with T.serial(rows) as row:
-            emit.store(self.tops, emit.splat(LOWEST, cut.lanes), row * cut.lanes, lanes=cut.lanes)
+            emit.store(self.sums, emit.splat(0.0, cut.lanes), row * cut.lanes, lanes=cut.lanes)
         if self.whole:
             with T.serial(self.whole) as panel:
                 self.panel(panel, rows, cut.width)
         if self.rest:
             self.panel(self.whole, rows, self.rest)
         with T.serial(rows) as row:
-            top = emit.Register(cut.lanes)
-            top.value = emit.load(self.tops, row * cut.lanes, lanes=cut.lanes)
-            exponentiate_row(self.p, self.p, first + row, streams.combine([top], tirx.max), self.kernel.classes,
-                             cut.lanes)  # fmt: skip
+            self.finish(row)
 
     def panel(self, panel: Expr, rows: int, classes: int) -> None:
         tiles, rest = divmod(rows, self.cut.height)
@@ -177,32 +180,91 @@ class _ProjectionEmitter:
             self.tile(panel, tiles * self.cut.height, rest, classes)
 
     def tile(self, panel: Expr, row: Expr, rows: int, classes: int) -> None:
-        """Scores of ``rows`` rows of the block, from ``row`` on, for the first ``classes`` of a panel."""
-        cut = self.cut
-        vectors = range(-(-classes // cut.lanes))
-        width = [min(cut.lanes, classes - vector * cut.lanes) for vector in vectors]
-        column = [panel * cut.width + vector * cut.lanes for vector in vectors]
-        sums = {(r, v): emit.Register(cut.lanes) for r in range(rows) for v in vectors}
+        """exp(score) of ``rows`` rows of the block, from ``row`` on, for the first ``classes`` of a panel."""
+        lanes, width = self.cut.lanes, self.cut.width
+        vectors = range(-(-classes // lanes))
+        step = (row // self.cut.height * self.kernel.depth) if rows == self.cut.height else None
+        sums = self.product(panel, [self.first + row + r for r in range(rows)], classes, step)
+        for (r, v), total in sums.items():
+            emit.store(self.scores, total.value, r * width + v * lanes, lanes=lanes)
+        with T.serial(rows) as r:
+            total = emit.Register(lanes)
+            total.value = emit.load(self.sums, (row + r) * lanes, lanes=lanes)
+            for v in vectors:
+                present = min(lanes, classes - v * lanes)
+                power = streams.hold(vector.exp(emit.load(self.scores, r * width + v * lanes, lanes=lanes)))
+                emit.store(self.p, power.value, self.first + row + r, panel * width + v * lanes, lanes=lanes,
+                           width=present)  # fmt: skip
+                total.value = total.value + streams.keep(power.value, 0.0, lanes, present)
+            emit.store(self.sums, total.value, (row + r) * lanes, lanes=lanes)
+
+    def product(
+        self, panel: Expr, rows: list[Expr], classes: int, step: Expr | None = None
+    ) -> dict[tuple[int, int], emit.Register]:
+        """Scores of a few rows for the first ``classes`` of a panel, in registers by (row, vector).
+
+        ``step``: steps along the depth that the block's tiles made so far in this panel: they share out the lines of
+        the next panel, which is fetched meanwhile.
+        """
+        lanes = self.cut.lanes
+        vectors = range(-(-classes // lanes))
+        sums = {(r, v): emit.Register(lanes) for r in range(len(rows)) for v in vectors}
         for v in vectors:
-            start = emit.let(emit.load(self.bias, column[v], lanes=cut.lanes, width=width[v]) if self.bias is not None
-                             else emit.splat(0.0, cut.lanes))  # fmt: skip
-            for r in range(rows):
+            start = emit.splat(0.0, lanes)
+            if self.bias is not None:
+                column, present = panel * self.cut.width + v * lanes, min(lanes, classes - v * lanes)
+                start = emit.load(self.bias, column, lanes=lanes, width=present)
+            start = emit.let(start)
+            for r in range(len(rows)):
                 sums[r, v].value = start
+        lines = -(-self.cut.width * self.cut.height // (emit.LINE * self.cut.block))  # to fetch at each step
+
+        def fetch(k: Expr) -> None:
+            for line in range(lines if step is not None else 0):
+                emit.prefetch(self.packed, self.place(panel + 1, 0, 0) + ((step + k) * lines + line) * emit.LINE)
+
         emit.multiply(
             sums,
             self.kernel.depth,
-            lambda r, k: self.x[self.first + row + r, k],
-            lambda v, k: emit.load(self.packed, self.place(panel, k, v), lanes=cut.lanes),
+            lambda r, k: self.x[rows[r], k],
+            lambda v, k: emit.load(self.packed, self.place(panel, k, v), lanes=lanes),
+            fetch,
         )
-        for r in range(rows):
-            place = (row + r) * cut.lanes
-            top = emit.load(self.tops, place, lanes=cut.lanes)
-            for v in vectors:
-                emit.store(self.p, sums[r, v].value, self.first + row + r, column[v], lanes=cut.lanes, width=width[v])
-                top = tirx.max(top, streams.keep(sums[r, v].value, LOWEST, cut.lanes, width[v]))
-            emit.store(self.tops, top, place, lanes=cut.lanes)
+        return sums
+
+    def finish(self, row: Expr) -> None:
+        """From exp(score) to probabilities; a row whose sum is not a safe number starts again, from its scores."""
+        lanes = self.cut.lanes
+        sums = emit.Register(lanes)
+        sums.value = emit.load(self.sums, row * lanes, lanes=lanes)
+        total = streams.combine([sums], operator.add)
+        with T.If(tirx.all(total > T.float32(_SMALLEST_SUM), total < T.float32(_LARGEST_SUM))):
+            with T.Then():
+                factor = emit.let(emit.splat(1.0, lanes) / emit.splat(total, lanes))
+
+                def scale(_slot: int, first: Expr, width: int) -> None:
+                    value = emit.load(self.p, self.first + row, first, lanes=lanes, width=width)
+                    emit.store(self.p, value * factor, self.first + row, first, lanes=lanes, width=width)
+
+                streams.walk(self.kernel.classes, lanes, scale)
+            with T.Else():
+                if self.whole:
+                    with T.serial(self.whole) as panel:
+                        self.write_scores(panel, row, self.cut.width)
+                if self.rest:
+                    self.write_scores(self.whole, row, self.rest)
+                softmax_row(self.p, self.p, self.first + row, self.kernel.classes, lanes)
+
+    def write_scores(self, panel: Expr, row: Expr, classes: int) -> None:
+        lanes = self.cut.lanes
+        for (_, v), total in self.product(panel, [self.first + row], classes).items():
+            emit.store(self.p, total.value, self.first + row, panel * self.cut.width + v * lanes, lanes=lanes,
+                       width=min(lanes, classes - v * lanes))  # fmt: skip
 
 
+# Sums of exp(score) between these lost nothing, though the largest score was not subtracted: no power overflowed, and
+# those that underflowed are less than 1e-18 of the sum.
+_SMALLEST_SUM, _LARGEST_SUM = 1e-20, 1e37
 _FLOPS_PER_NS = 100.0  # of one thread, to tell whether the product is worth several
 
 

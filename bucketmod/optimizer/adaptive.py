@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from bucketmod.ndarray import NDArray, zeros
+from bucketmod.ndarray.formulas import bias_correction
 from bucketmod.optimizer.optimizer import Optimizer, register
 
 
@@ -148,8 +149,7 @@ class FTML(Optimizer):
 
     def update(self, index: Any, weight: Any, grad: Any, state: Any) -> None:
         lr, wd, t = self._begin(index, weight, grad)
-        # In float32, as the means themselves: their difference to 1 would not cancel otherwise.
-        corrections = (float(1 - np.float32(beta) ** np.float32(t)) for beta in (self.beta1, self.beta2))
+        corrections = (bias_correction(beta, t) for beta in (self.beta1, self.beta2))
         tail = (wd, self.rescale_grad, self._bound_or_none())
         scalars = (lr, self.beta1, self.beta2, self.epsilon, *corrections, *tail)
         self._apply("ftml_update", (weight, grad, *state), *scalars)

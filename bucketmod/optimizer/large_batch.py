@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from bucketmod.ndarray import NDArray, zeros
+from bucketmod.ndarray.formulas import bias_correction
 from bucketmod.optimizer.optimizer import Optimizer, register
 from bucketmod.optimizer.sgd import AggregatingSGD, MomentumOptimizer
 
@@ -127,10 +128,11 @@ class LAMB(Optimizer):
                 self.update(*each)
             return
         lr, wd, t = self._begin(index, weight, grad)
-        corrections = (1.0 - self.beta1**t, 1.0 - self.beta2**t) if self.bias_correction else (1.0, 1.0)
+        betas = (self.beta1, self.beta2)
+        corrections = [bias_correction(beta, t) if self.bias_correction else 1.0 for beta in betas]
         direction = (self.epsilon, *corrections, wd)
         squares = self._apply(
-            "lamb_moments", (weight, grad, *state), self.beta1, self.beta2, *direction, self.rescale_grad,
+            "lamb_moments", (weight, grad, *state), *betas, *direction, self.rescale_grad,
             self._bound_or_none(),
         )  # fmt: skip
         weight_norm, direction_norm = map(math.sqrt, squares)

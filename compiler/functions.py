@@ -38,6 +38,11 @@ _SOFTMAX_OUTPUT_ATTRIBUTES = (
 )  # fmt: skip
 _REGRESSIONS = ("LinearRegressionOutput", "MAERegressionOutput", "LogisticRegressionOutput")
 
+_ATTENTION_ATTRIBUTES = (
+    "scale", "joint", *(f"{operand}_{part}" for operand in "qkv" for part in ("columns", "shape", "perm")), "out_perm",
+    "out_shape",
+)  # fmt: skip
+
 SIGNATURES: dict[str, Signature] = {
     "SoftmaxOutput": Signature(("data", "label"), ("prob",), _SOFTMAX_OUTPUT_ATTRIBUTES),
     "MakeLoss": Signature(("data",), ("out",), ("grad_scale", "valid_thresh", "normalization")),
@@ -48,6 +53,9 @@ SIGNATURES: dict[str, Signature] = {
     "LSTM": Signature((*_RNN_INPUTS, "c0"), ("Y", "h_n", "c_n"), ("hidden_size", "reverse")),
     "GRU": Signature(_RNN_INPUTS, ("Y", "h_n"), ("hidden_size", "reverse")),
     "RNN": Signature(_RNN_INPUTS, ("Y", "h_n"), ("hidden_size", "reverse", "activation")),
+    "Attention": Signature(("q", "k", "v"), ("out",), _ATTENTION_ATTRIBUTES),
+    "BiasedAttention": Signature(("q", "k", "v", "mask"), ("out",), _ATTENTION_ATTRIBUTES),
+    "MaskedAttention": Signature(("q", "k", "v", "mask"), ("out",), (*_ATTENTION_ATTRIBUTES, "fill")),
 }
 
 
@@ -192,6 +200,35 @@ def _rnn(body: _Body) -> None:
     _recurrence_outputs(body, y, [h], ["h_n"])
 
 
+def _attention(body: _Body, mask: str = "") -> None:
+    """softmax(scale q k' + mask) v for every head.
+
+    ``columns`` [begin, end) of the last axis of an operand are its rows; in ``shape`` they lie there head by head, and
+    ``perm`` brings these axes into the order batch, heads, rows, values.
+    """
+
+    def numbers(name: str) -> str:
+        return body.op("Constant", [], value_ints=_reference(name, AttributeProto.INTS))
+
+    def heads(operand: str) -> str:
+        begin, end = body.ops("Split", [numbers(f"{operand}_columns")], [f"{operand}_begin", f"{operand}_end"], axis=0)
+        rows = body.op("Slice", [operand, begin, end, body.constant([-1])])
+        rows = body.op("Reshape", [rows, numbers(f"{operand}_shape")])
+        return body.op("Transpose", [rows], perm=_reference(f"{operand}_perm", AttributeProto.INTS))
+
+    q, k, v = (heads(operand) for operand in "qkv")
+    scores = body.op("MatMul", [q, body.op("Transpose", [k], perm=[0, 1, 3, 2])])
+    scores = body.op("Mul", [scores, body.op("Constant", [], value_float=_reference("scale", AttributeProto.FLOAT))])
+    if mask == "added":
+        scores = body.op("Add", [scores, "mask"])
+    elif mask == "filled":
+        fill = body.op("Constant", [], value_float=_reference("fill", AttributeProto.FLOAT))
+        scores = body.op("Where", [body.op("Cast", ["mask"], to=onnx.TensorProto.BOOL), fill, scores])
+    out = body.op("MatMul", [body.op("Softmax", [scores], axis=-1), v])
+    out = body.op("Transpose", [out], perm=_reference("out_perm", AttributeProto.INTS))
+    body.op("Reshape", [out, numbers("out_shape")], "out")
+
+
 _BODIES: dict[str, Callable[[_Body], None]] = {
     "SoftmaxOutput": _softmax_output,
     "MakeLoss": _identity,
@@ -204,6 +241,9 @@ _BODIES: dict[str, Callable[[_Body], None]] = {
     "LSTM": _lstm,
     "GRU": _gru,
     "RNN": _rnn,
+    "Attention": _attention,
+    "BiasedAttention": lambda body: _attention(body, "added"),
+    "MaskedAttention": lambda body: _attention(body, "filled"),
 }
 
 

@@ -18,6 +18,7 @@ from tvm import ir, relax, tirx
 
 from bucketmod.compiler import versions
 from bucketmod.compiler.gradient import differentiate
+from bucketmod.compiler.graph.attention import find_attention
 from bucketmod.compiler.graph.constants import fold_constants
 from bucketmod.compiler.graph.recurrences import find_recurrences, normalize_recurrences
 from bucketmod.compiler.graph.softmax_head import fuse_softmax_heads
@@ -49,8 +50,9 @@ class CompiledProgram:
 
 
 def graph_phase(program: Program, mode: str, wrt: Sequence[str]) -> Program:
-    """ONNX to ONNX: recurrences are found before differentiation, so that a loop is differentiated as a loop."""
+    """ONNX to ONNX: recurrences and attention are found before differentiation, which then takes each as a whole."""
     program = fold_constants(find_recurrences(normalize_recurrences(program)))
+    program = find_attention(program, wrt)
     if mode == "train":
         program = fold_constants(differentiate(program, wrt))
     return fuse_softmax_heads(program)

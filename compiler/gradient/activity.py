@@ -15,6 +15,8 @@ LOSS_HEADS = (
     "SVMOutput",
 )  # fmt: skip
 
+ATTENTION = ("Attention", "BiasedAttention", "MaskedAttention")  # masks are never differentiated
+
 # Inputs through which an operator passes gradients on; an operator that is not here passes them to all float inputs.
 _DIFFERENTIABLE_INPUTS: dict[tuple[str, str], tuple[int, ...]] = {
     ("", "Gather"): (0,),
@@ -25,6 +27,7 @@ _DIFFERENTIABLE_INPUTS: dict[tuple[str, str], tuple[int, ...]] = {
     ("", "Dropout"): (0,),
     ("", "BatchNormalization"): (0, 1, 2),
     **{(DOMAIN, name): (0,) for name in LOSS_HEADS},
+    **{(DOMAIN, kind + form): (0, 1, 2) for kind in ATTENTION for form in ("", "Training")},
     # Constant almost everywhere, or blocked on purpose.
     (DOMAIN, "BlockGrad"): (),
     **{("", name): () for name in ("Sign", "Floor", "Ceil", "Round")},
@@ -33,6 +36,8 @@ _DIFFERENTIABLE_INPUTS: dict[tuple[str, str], tuple[int, ...]] = {
 
 def differentiable_inputs(node: NodeProto) -> list[int]:
     """Positions of the inputs that can get a gradient from this node."""
+    if node.domain == DOMAIN and attributes(node).get("joint"):
+        return [0]  # attention whose q, k and v are one tensor: its gradient is one too
     slots = _DIFFERENTIABLE_INPUTS.get((node.domain, node.op_type), range(len(node.input)))
     return [slot for slot in slots if slot < len(node.input) and node.input[slot]]
 

@@ -12,6 +12,7 @@ import numpy as np
 from onnx import NodeProto, TensorProto
 
 from bucketmod.compiler.errors import UnsupportedGradientError
+from bucketmod.compiler.gradient.activity import ATTENTION
 from bucketmod.compiler.graph.shapes import TensorType, attributes
 from bucketmod.compiler.program import DOMAIN
 
@@ -164,6 +165,7 @@ ALLOWED: dict[tuple[str, str], Check] = {
     (DOMAIN, "BatchNorm"): _batch_norm,
     ("", "BatchNormalization"): _batch_normalization,
     **{("", name): _windows for name in ("Conv", "ConvTranspose", "MaxPool", "AveragePool")},
+    **{(DOMAIN, name): _anything for name in ATTENTION},
     (DOMAIN, "LSTM"): _anything,
     (DOMAIN, "GRU"): _anything,
     (DOMAIN, "RNN"): _rnn,

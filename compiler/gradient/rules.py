@@ -13,6 +13,7 @@ from onnx import NodeProto, TensorProto, helper
 
 from bucketmod.compiler.errors import UnsupportedGradientError
 from bucketmod.compiler.gradient import windows
+from bucketmod.compiler.gradient.activity import ATTENTION
 from bucketmod.compiler.gradient.emitter import Emitter
 from bucketmod.compiler.graph.shapes import MICROSOFT, attributes
 from bucketmod.compiler.program import DOMAIN
@@ -88,6 +89,18 @@ def _recurrence(node: NodeProto, gradients: Sequence[str], wanted: Sequence[bool
     kept, states = _RECURRENCES[node.op_type]
     inputs = [*node.input, *(node.output[index] for index in kept), *gradients[: 1 + states]]
     return emit.ops(f"{kind}Grad", inputs, list(wanted), DOMAIN, **attributes(node))
+
+
+# ---- attention
+
+
+def _attention(node: NodeProto, gradients: Sequence[str], wanted: Sequence[bool], emit: Emitter) -> Sequence[str]:
+    """Reads the output and the statistics of the softmax, from which it computes the probabilities again."""
+    options = attributes(node)
+    kind = node.op_type.removesuffix("Training")
+    inputs = [gradients[0], *node.input[:3], *node.output, *node.input[3:]]
+    made = emit.ops(f"{kind}Grad", inputs, [True] if options["joint"] else list(wanted[:3]), DOMAIN, **options)
+    return [*made, *[""] * (len(node.input) - len(made))]
 
 
 # ---- standard operators
@@ -256,6 +269,7 @@ RULES: dict[tuple[str, str], Rule] = {
     (DOMAIN, "SVMOutput"): _svm_output,
     (DOMAIN, "BatchNorm"): _batch_norm,
     **{(DOMAIN, name): _recurrence for name in _RECURRENCES},
+    **{(DOMAIN, f"{name}Training"): _attention for name in ATTENTION},
     ("", "Split"): _split,
     ("", "Gather"): _gather,
     ("", "Where"): _where,
@@ -287,6 +301,7 @@ _KEPT_OUTPUTS = {
     (DOMAIN, "LSTM"): ("sequence", "h_n", "c_n", "gates", "cells"),
     (DOMAIN, "GRU"): ("sequence", "h_n", "gates"),
     (DOMAIN, "RNN"): ("sequence", "h_n"),
+    **{(DOMAIN, name): ("output", "statistics") for name in ATTENTION},
 }
 
 

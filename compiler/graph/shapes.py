@@ -190,6 +190,14 @@ def _recurrence(kind: str) -> Rule:
     return rule
 
 
+def _attention(node: NodeProto, inputs: Inputs, constants: Constants) -> Sequence[TensorType | None]:
+    """The heads side by side, then the statistics of the softmax, [batch, heads, queries]."""
+    options, kind = attributes(node), _known(node, inputs, 0).elem_type
+    rows = [options["q_shape"][i] for i in options["q_perm"][:3]]
+    return [TensorType(kind, tuple(options["out_shape"])), TensorType(kind, tuple(rows))]
+
+
+_ATTENTION = ("Attention", "BiasedAttention", "MaskedAttention")
 _SAME_AS_FIRST = (
     "SigmoidGrad TanhGrad ReluGrad LeakyReluGrad GeluGrad FastGeluGrad QuickGeluGrad SoftmaxGrad_13 LogSoftmaxGrad_13 "
     "DropoutGrad Scale Gelu FastGelu QuickGelu"
@@ -215,6 +223,8 @@ _RULES: dict[tuple[str, str], Rule] = {
     (DOMAIN, "BatchNorm"): _like(0, 1, 1, 1),
     (DOMAIN, "BatchNormGrad"): _like(1, 2, 2),
     **{(DOMAIN, kind + form): _recurrence(kind) for kind in ("LSTM", "GRU", "RNN") for form in ("", "Training")},
+    **{(DOMAIN, kind + form): _attention for kind in _ATTENTION for form in ("", "Training")},
+    **{(DOMAIN, f"{kind}Grad"): _like(1, 2, 3) for kind in _ATTENTION},
     (DOMAIN, "LSTMGrad"): _like(0, 1, 2, 3, 4, 5, 6),
     (DOMAIN, "GRUGrad"): _like(0, 1, 2, 3, 4, 5),
     (DOMAIN, "RNNGrad"): _like(0, 1, 2, 3, 4, 5),

@@ -8,6 +8,7 @@ from tvm import ir, relax
 
 from bucketmod.compiler.errors import CompileError, UnsupportedOperatorError
 from bucketmod.compiler.importer import (
+    attention,
     elementwise,
     matmul,
     neural,
@@ -22,7 +23,7 @@ from bucketmod.compiler.program import SEED, Program
 from bucketmod.compiler.target import Target
 
 # Importing them fills CONVERTERS.
-FAMILIES = (elementwise, matmul, neural, recurrent, reduction, shaping, softmax_head, windows)
+FAMILIES = (attention, elementwise, matmul, neural, recurrent, reduction, shaping, softmax_head, windows)
 
 
 def import_program(program: Program, target: Target) -> tuple[ir.IRModule, bool]:

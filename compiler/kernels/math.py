@@ -23,6 +23,9 @@ Expr = Any  # a tirx expression; TVM carries no type annotations
 
 # e^r = 1 + r + r^2 P(r) for |r| <= ln(2) / 2, relative error of e^r - 1 below 2.5e-10.
 _EXPM1 = (0.500000004, 0.166666664, 0.0416663578, 0.00833338995, 0.0013940893, 0.000198458982)
+# 2^f for |f| <= 1/2, 1 at 0, relative error below 1e-7.
+_EXP2 = (1.0, 0.693146978, 0.240222421, 0.0555073374, 0.00967151264, 0.00132647272)
+_EXP2_LOWEST = -100.0
 # log(1 + f) = f - f^2 / 2 + f^3 P(f) for sqrt(1/2) <= 1 + f < sqrt(2), relative error below 1e-9.
 _LOG1P = (0.333333126, -0.250000096, 0.200021187, -0.166679959, 0.142195524, -0.124055889, 0.118881623, -0.11675652,
           0.067466408)  # fmt: skip
@@ -30,7 +33,7 @@ _LOG1P = (0.333333126, -0.250000096, 0.200021187, -0.166679959, 0.142195524, -0.
 _ERF_P = (1.12837914, 0.193545222, 0.0531017714, 0.00388335324, 0.000284566516, 1.98678577e-06)
 _ERF_Q = (1.0, 0.504857543, 0.115350071, 0.0152072677, 0.00118557424, 3.7420244e-05)
 
-_LOG2_E = 1 / math.log(2)
+LOG2_E = 1 / math.log(2)
 # ln(2) in two parts; the first has 9 trailing zero bits, so that its product with an exponent is exact.
 _LN2_HIGH = 0.693359375
 _LN2_LOW = math.log(2) - _LN2_HIGH
@@ -78,6 +81,27 @@ def exp(x: Expr, bind: Bind = bind) -> Expr:
         result = _reduce(v, lambda n, r: _scale(_one_plus(_expm1_reduced(r)), n), bind)
         result = tirx.Select(v > constant(_EXP_OVERFLOW, v), constant(math.inf, v), result)
         return tirx.Select(v < constant(_EXP_UNDERFLOW, v), constant(0.0, v), result)
+
+    return bind(x, limited)
+
+
+def exp2_limited(x: Expr, bind: Bind = bind) -> Expr:
+    """2^x for x <= 127, and 2^-100 for all x below -100; NaN stays NaN. Half the work of ``exp``.
+
+    Sums of such powers do not see the difference to 0, and their products with other numbers do not become subnormal.
+    """
+
+    def rounded(v: Expr) -> Expr:
+        return bind(v + constant(_ROUNDER, v), lambda t: power(v, t))
+
+    def power(v: Expr, t: Expr) -> Expr:
+        field = tirx.reinterpret(_with_lanes("int32", v), t) << _int(_MANTISSA_BITS, v)
+        rest = bind(t - constant(_ROUNDER, v), lambda n: v - n)
+        return bind(rest, lambda f: _scale(polynomial(f, _EXP2), field))
+
+    def limited(v: Expr) -> Expr:
+        low = constant(_EXP2_LOWEST, v)
+        return bind(tirx.Select(v < low, low, v), rounded)
 
     return bind(x, limited)
 
@@ -183,7 +207,7 @@ def _reduce(x: Expr, body: Callable[[Expr, Expr], Expr], bind: Bind) -> Expr:
     """``body(n, r)`` with x = n ln(2) + r, |r| <= ln(2) / 2; ``n`` is the integer as the exponent field of a float."""
 
     def rounded(v: Expr) -> Expr:
-        return bind(v * constant(_LOG2_E, v) + constant(_ROUNDER, v), lambda t: remainder(v, t))
+        return bind(v * constant(LOG2_E, v) + constant(_ROUNDER, v), lambda t: remainder(v, t))
 
     def remainder(v: Expr, t: Expr) -> Expr:
         n = t - constant(_ROUNDER, v)

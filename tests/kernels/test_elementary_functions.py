@@ -68,3 +68,15 @@ def test_relative_error_stays_below_three_ten_millionths(name, level, vector):
     assert np.all(got[subnormal_argument] == -np.inf)
     if name in ("tanh", "erf", "sigmoid"):
         assert np.nanmax(np.abs(got)) <= 1
+
+
+@pytest.mark.parametrize("level", ["x86-64-v3", "x86-64-v4"])
+def test_limited_power_of_two(level):
+    if level > host_level():
+        pytest.skip(f"this CPU is {host_level()}")
+    target = parse_target(f"cpu:{level}")
+    values = np.random.default_rng(7).uniform(-99.5, 126, 1 << 12).astype(np.float32)
+    values[:6] = [0, -100, -101, -3e38, -np.inf, np.nan]
+    got = run("exp2_limited", values, target, target.cpu.lanes).astype(np.float64)
+    np.testing.assert_allclose(got[6:], np.exp2(values[6:].astype(np.float64)), rtol=3e-7)
+    assert got[0] == 1 and np.isnan(got[5]) and (got[1:5] == 2.0**-100).all()

@@ -69,13 +69,16 @@ def _item(pair: Any, arrays: Sequence[NDArray], depth: int) -> tuple[Any, Any]:
     if not isinstance(pair, list) or len(pair) != 2:
         raise MXNetError("an item of a dict is no pair")
     key = decode(pair[0], arrays, depth)
-    if not _hashable(key):
+    if not is_key(key):
         raise MXNetError(f"a {type(key).__name__} as key of a dict")
     return key, decode(pair[1], arrays, depth)
 
 
-def _hashable(key: Any) -> bool:
-    return all(_hashable(item) for item in key) if isinstance(key, tuple) else key is None or type(key) in _PLAIN
+def is_key(key: Any) -> bool:
+    """Whether a decoded value can be a key: None, a number, text, or a tuple of such."""
+    if isinstance(key, tuple):
+        return all(is_key(item) for item in key)
+    return key is None or isinstance(key, (*_PLAIN, np.generic))
 
 
 def _array(kind: str, value: dict[str, Any], arrays: Sequence[NDArray]) -> Any:

@@ -9,20 +9,23 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-from bucketmod import ndarray as nd
+from bucketmod import checkpoint
 from bucketmod.base import MXNetError
 from bucketmod.binding import is_model
 from bucketmod.context import Context, cpu
 from bucketmod.initializer import Uniform
-from bucketmod.model import load_params
 from bucketmod.module.base_module import Arrays, BaseModule
+from bucketmod.module.bucketing_checkpoint import (
+    bucket_keys,
+    load_by_integer_keys,
+    save_by_integer_keys,
+    whole_is_later,
+)
 from bucketmod.module.module import Module
 from bucketmod.name import NameManager
 from bucketmod.ndarray import NDArray
-from bucketmod.symbol import load as load_symbol
 
 
 class BucketingModule(BaseModule):
@@ -61,6 +64,7 @@ class BucketingModule(BaseModule):
         self._curr_bucket_key: Any = None
         self._monitor: Any = None
         self._grad_req: Any = "write"
+        self._preload_progress: Any = None  # for the optimizer, once it is there
 
     # ---- making buckets
 
@@ -293,6 +297,9 @@ class BucketingModule(BaseModule):
             if module is not self._curr_module and module.binded:
                 module.borrow_optimizer(self._current)
         self.optimizer_initialized = True
+        if self._preload_progress is not None:
+            self.set_progress(self._preload_progress)
+            self._preload_progress = None
 
     # ---- what the current bucket is
 
@@ -335,41 +342,65 @@ class BucketingModule(BaseModule):
 
     # ---- checkpoints
 
-    def save_checkpoint(self, prefix: str, epoch: int, remove_amp_cast: bool = False) -> None:
-        """Writes ``prefix-<epoch>.params``, the graph of every bucket seen so far (``prefix-<key>-symbol.json``) and
-        their keys (``prefix.buckets``).
+    def get_progress(self) -> dict[str, Any]:
+        """As BaseModule.get_progress, with the keys of all buckets seen so far."""
+        return {"module": self._some_bucket.get_progress(), "buckets": list(self._buckets)}
 
-        AssertionError when there are no buckets, TypeError for keys that are no integers.
+    def set_progress(self, progress: Any) -> None:
+        """Goes on from what ``get_progress`` gave. MXNetError when module or optimizer are of another kind."""
+        if not isinstance(progress, dict) or not isinstance(progress.get("buckets"), list):
+            raise MXNetError("the checkpoint is not one of a BucketingModule")
+        self._current.set_progress(progress["module"])
+
+    @property
+    def _some_bucket(self) -> Module:
+        return self._curr_module or self._buckets[self._default_bucket_key]
+
+    def save_checkpoint(
+        self, prefix: str, epoch: int, remove_amp_cast: bool = False, save_optimizer_states: bool = False
+    ) -> None:
+        """Integer keys: as MXNet, ``prefix-<epoch>.params``, the graph of every bucket seen so far
+        (``prefix-<key>-symbol.json``) and their keys (``prefix.buckets``).
+
+        With other keys (text, numbers, None, tuples of them), or ``save_optimizer_states``: one whole file
+        ``prefix-<epoch>.checkpoint``, with the optimizer, its counts and schedule. AssertionError when there are no
+        buckets, or no optimizer to save; TypeError for keys that are no plain data.
         """
         assert self._buckets, "Empty BucketingModule cannot be saved"
-        keys = list(self._buckets)
-        if not all(isinstance(key, int) for key in keys):
-            raise TypeError(f"save_checkpoint() needs integer bucket keys, got {keys}")
-        parameters = f"{prefix}-{epoch:04d}.params"
-        self.save_params(parameters)
-        for key in keys:
-            self._buckets[key].symbol.save(f"{prefix}-{key}-symbol.json", remove_amp_cast=remove_amp_cast)
-        nd.save(f"{prefix}.buckets", [nd.array(keys, dtype="int32")])
-        logging.info('Saved checkpoint to "%s"', parameters)
+        assert self.optimizer_initialized or not save_optimizer_states, "call init_optimizer() first"
+        if save_optimizer_states or not all(isinstance(key, int) for key in self._buckets):
+            checkpoint.save(prefix, epoch, self)
+        else:
+            save_by_integer_keys(self, prefix, epoch, self._buckets, remove_amp_cast)
 
     @staticmethod
     def load(
-        prefix: str, epoch: int, sym_gen: Any = None, default_bucket_key: Any = None, **kwargs: Any
+        prefix: str,
+        epoch: int,
+        sym_gen: Any = None,
+        default_bucket_key: Any = None,
+        load_optimizer_states: bool = False,
+        **kwargs: Any,
     ) -> BucketingModule:
-        """A module from what ``save_checkpoint`` wrote, not bound yet. ``kwargs`` go to the constructor.
+        """A module from what ``save_checkpoint`` wrote, in either way (the later, if both are there), not bound yet.
 
-        AssertionError without ``sym_gen`` or ``default_bucket_key``.
+        ``load_optimizer_states``: ``init_optimizer`` goes on with the optimizer of a ``.checkpoint`` file, which must
+        be of the same class. ``kwargs`` go to the constructor. AssertionError without ``sym_gen`` or
+        ``default_bucket_key``; MXNetError when files are missing or damaged.
         """
         assert sym_gen is not None, "sym_gen is required for loading BucketingModule"
         assert default_bucket_key is not None, "default_bucket_key is required for loading BucketingModule"
-        keys = [int(key) for key in cast(list[NDArray], nd.load(f"{prefix}.buckets"))[0].asnumpy()]
-        # Graphs that sym_gen gave as ONNX models were saved as such, and come from it again.
-        files = {key: f"{prefix}-{key}-symbol.json" for key in keys}
-        symbols = {
-            key: load_symbol(file) for key, file in files.items() if not Path(file).with_suffix(".onnx").exists()
-        }
-        arg_params, aux_params = load_params(prefix, epoch)
-        return BucketingModule.load_dict(symbols, sym_gen, default_bucket_key, arg_params, aux_params, **kwargs)
+        if not load_optimizer_states and not whole_is_later(prefix, epoch):
+            symbols, arg_params, aux_params = load_by_integer_keys(prefix, epoch)
+            return BucketingModule.load_dict(symbols, sym_gen, default_bucket_key, arg_params, aux_params, **kwargs)
+        found = checkpoint.load(prefix, epoch)
+        keys = bucket_keys(found)
+        module = BucketingModule.load_dict(
+            {}, sym_gen, default_bucket_key, found.arg_params, found.aux_params, **kwargs
+        )  # buckets that were seen exist again, with graphs from sym_gen; they are bound when their batches come
+        module._buckets.update({key: module._new_module(key) for key in keys if key not in module._buckets})
+        module._preload_progress = found.progress if load_optimizer_states else None
+        return module
 
     @staticmethod
     def load_dict(
@@ -399,3 +430,4 @@ class BucketingModule(BaseModule):
         default.params_initialized = True
         module.params_initialized = True
         return module
+

@@ -18,7 +18,8 @@ def get_module_progress(module: Any) -> dict[str, Any]:
     updater = _updater(module)
     if updater is None and module.optimizer_initialized and module.get_params()[0]:
         raise NotImplementedError(f"{type(module).__name__}.get_progress: how this module keeps its optimizer")
-    states = module.get_states(merge_multi_context=False) if getattr(module, "_state_names", None) else []
+    stateful = module.binded and getattr(module, "_state_names", None)
+    states = module.get_states(merge_multi_context=False) if stateful else []
     return {"updater": None if updater is None else get_updater_progress(updater), "states": states}
 
 

@@ -54,7 +54,8 @@ class Target:
         import tvm
 
         if self.cpu is not None:
-            return tvm.target.Target({"kind": "llvm", "mcpu": self.cpu.level, "cl-opt": _LLVM_OPTIONS, "opt-level": _LLVM_LEVEL})
+            options = {"mcpu": self.cpu.level, "cl-opt": _LLVM_OPTIONS, "opt-level": _LLVM_LEVEL}
+            return tvm.target.Target({"kind": "llvm", **options})
         cuda = {"kind": "cuda", "arch": self.arch, "max_threads_per_block": 1024,
                 "max_shared_memory_per_block": 49152, "thread_warp_size": 32}  # fmt: skip
         return tvm.target.Target(cuda, host={"kind": "llvm", "mcpu": "x86-64-v3"})

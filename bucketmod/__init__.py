@@ -21,8 +21,8 @@ _MODULES = {
     **{
         name: name
         for name in (
-            "attribute base binding callback checkpoint context executor initializer io kvstore lr_scheduler metric "
-            "model module monitor name ndarray optimizer random registry rnn symbol"
+            "attribute base binding callback checkpoint context contrib executor initializer io kvstore lr_scheduler "
+            "metric model module monitor name ndarray optimizer random registry rnn symbol"
         ).split()
     },
 }

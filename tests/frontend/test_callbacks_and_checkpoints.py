@@ -4,6 +4,7 @@ import io
 import logging
 import pathlib
 import sys
+import types
 from typing import Any
 
 import pytest
@@ -41,6 +42,63 @@ def test_progress_bar_moves_on_a_terminal(monkeypatch: pytest.MonkeyPatch, caplo
     assert "3/3" in terminal.getvalue()
     assert "loss=1" in terminal.getvalue()
     assert not caplog.messages
+
+
+def test_progress_bar_ends_early_and_starts_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    bar = mx.callback.ProgressBar(total=10, length=60)
+    bar(BatchEndParam(0, 0, None, None))
+    bar(BatchEndParam(0, 1, None, None))
+    bar(BatchEndParam(1, 0, None, None))  # an epoch of two batches only
+    bar.close()
+    bar.close()
+    assert "2/10" in terminal.getvalue() and "Epoch[1]" in terminal.getvalue()
+
+
+class Writer:
+    """What the callback needs of a SummaryWriter."""
+
+    def __init__(self, logdir: str) -> None:
+        self.logdir, self.written, self.closed = logdir, [], False
+
+    def add_scalar(self, tag: str, value: float, global_step: int) -> None:
+        self.written.append((tag, value, global_step))
+
+    def close(self) -> None:
+        self.closed = True
+
+
+@pytest.mark.parametrize("prefix", [None, "train"])
+def test_tensorboard_gets_the_values_of_the_metric(prefix: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tensorboardX", types.SimpleNamespace(SummaryWriter=Writer))
+    callback = mx.contrib.tensorboard.LogMetricsCallback("logs/train", prefix)
+    metric = mx.metric.create(["loss", "mae"])
+    metric.update([mx.nd.zeros((2,))], [mx.nd.ones((2,))])
+    callback(BatchEndParam(3, 7, None, None))
+    callback(BatchEndParam(3, 7, metric, None))
+    callback.close()
+    before = "" if prefix is None else "train-"
+    assert callback.summary_writer.logdir == "logs/train" and callback.summary_writer.closed
+    assert callback.summary_writer.written == [(f"{before}loss", 1.0, 3), (f"{before}mae", 1.0, 3)]
+
+
+def test_tensorboard_without_a_writer_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("tensorboardX", "torch.utils.tensorboard", "mxboard"):
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(ImportError, match="bucketmod\\[tensorboard\\]"):
+        mx.contrib.tensorboard.LogMetricsCallback("logs")
+
+
+def test_tensorboard_event_files(tmp_path: pathlib.Path) -> None:
+    pytest.importorskip("tensorboardX", reason="needs the extra bucketmod[tensorboard]")
+    callback = mx.contrib.tensorboard.LogMetricsCallback(str(tmp_path))
+    metric = mx.metric.Loss()
+    metric.update([], [mx.nd.ones((2,))])
+    callback(BatchEndParam(0, 0, metric, None))
+    callback.close()
+    (events,) = tmp_path.glob("events.*")
+    assert b"loss" in events.read_bytes()
 
 
 def test_speedometer_logs_samples_a_second(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:

@@ -1,0 +1,5 @@
+"""``mx.contrib``: what needs more than this package."""
+
+from bucketmod.contrib import tensorboard
+
+__all__ = ["tensorboard"]

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
 from bucketmod.runtime.executor import Executor
 from bucketmod.runtime.parameter_store import ParameterStore
 from bucketmod.runtime.workspace import Workspace
+
+_Key = TypeVar("_Key")
 
 _STRIDE = 0x9E3779B97F4A7C15  # apart in all bits: random numbers of parts must not repeat each other
 _SEED_MASK = (1 << 63) - 1
@@ -47,11 +50,7 @@ class PlacedExecutor:
         self.trains = any(part.executor.trains for part in parts)
         self.takes_seed = any(part.executor.takes_seed for part in parts)
         self._workspace = workspace
-        self._users: dict[tuple[int, int], list[tuple[Executor, str]]] = {}
-        for part in parts:
-            for name, source in part.cuts:
-                if name in part.wrt:
-                    self._users.setdefault(source, []).append((part.executor, name))
+        self._sums: dict[str, np.ndarray] = {}
 
     def release(self) -> None:
         """Every part looks after its own views."""
@@ -77,17 +76,27 @@ class PlacedExecutor:
         if not self.trains:
             raise RuntimeError("backward needs a training program, this one was compiled for inference")
         self.check_heads(head_gradients)
-        given = self._given(head_gradients or {})
-        for number in reversed(range(len(self._parts))):
-            part = self._parts[number]
-            if not part.executor.trains:
-                continue
-            flowing = {}
-            for index, (name, _) in enumerate(part.executor.output_shapes):
-                gradient = self._gradient_of((number, index), given)
-                if gradient is not None:
-                    flowing[name] = gradient
-            part.executor.backward(flowing)
+        flowing: dict[tuple[int, int], np.ndarray] = {}
+        for output, terms in self._given(head_gradients or {}).items():
+            for term in terms:
+                if term is not None:  # check_heads has seen that no gradient is missing
+                    _add(flowing, output, term)
+        self._sums = {}
+        for number, part in reversed(list(enumerate(self._parts))):
+            if part.executor.trains:
+                shapes = part.executor.output_shapes
+                heads = {name: flowing[number, i] for i, (name, _) in enumerate(shapes) if (number, i) in flowing}
+                part.executor.backward(heads)
+                self._collect(part, flowing)
+
+    def _collect(self, part: PlacedPart, flowing: dict[tuple[int, int], np.ndarray]) -> None:
+        """Copies what a part computed for its inputs: parts with an input in common use one buffer for its gradient."""
+        sources = dict(part.cuts)
+        for name in part.wrt:
+            if name in sources:
+                _add(flowing, sources[name], part.executor.gradient(name))
+            elif name not in self.store.gradients:
+                _add(self._sums, name, part.executor.gradient(name))
 
     def check_heads(self, head_gradients: Mapping[str, np.ndarray] | None) -> None:
         """As of :class:`Executor`."""
@@ -107,19 +116,6 @@ class PlacedExecutor:
             found.setdefault(head, []).append(head_gradients.get(name))
         return found
 
-    def _gradient_of(
-        self, output: tuple[int, int], given: Mapping[tuple[int, int], list[np.ndarray | None]]
-    ) -> np.ndarray | None:
-        """What flows into a part's output; None when it is an output of the whole without a given gradient."""
-        terms = list(given.get(output, []))
-        terms += [executor.gradient(name) for executor, name in self._users.get(output, [])]
-        if not terms or any(term is None for term in terms):
-            return None
-        total = terms[0]
-        for term in terms[1:]:
-            total = total + term  # type: ignore[operator]
-        return total
-
     def outputs(self) -> list[np.ndarray]:
         """Views of the parts' workspaces, valid until any program runs in them; RuntimeError as of Executor."""
         self._check_owner("outputs")
@@ -127,16 +123,10 @@ class PlacedExecutor:
 
     def gradient(self, name: str) -> np.ndarray:
         """Gradient of an input after ``backward``; KeyError when the program does not compute it."""
-        users = [part.executor for part in self._parts if name in part.wrt]
-        if not users:
-            raise KeyError(name)
         if name in self.store.gradients:
             return self.store.gradients[name]
         self._check_owner("gradient")
-        total = users[0].gradient(name)
-        for executor in users[1:]:
-            total = total + executor.gradient(name)
-        return total
+        return self._sums[name]
 
     def _check_owner(self, wanted: str) -> None:
         if self._workspace.owner is not self:
@@ -144,3 +134,8 @@ class PlacedExecutor:
                 f"{wanted}: no results of this bucket: no forward ran yet, or another bucket (or mode) ran after it "
                 "and wrote over them; call forward first, and copy outputs that must last longer"
             )
+
+
+def _add(sums: dict[_Key, np.ndarray], key: _Key, term: np.ndarray) -> None:
+    """Adds to the sum under ``key``, which begins as a copy of its first term."""
+    sums[key] = term.copy() if key not in sums else np.add(sums[key], term, out=sums[key])

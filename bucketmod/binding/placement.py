@@ -160,23 +160,32 @@ def _assign(nodes: Sequence[Node], context: Context, group2ctx: Mapping[str, Con
     return {node: found.get(node, context) for node in nodes}
 
 
-def _levels(nodes: Sequence[Node], placed: Mapping[Node, Context], heads: set[Node]) -> dict[Node, int]:
-    """Level of every operator. Those that only later levels use move up to join their context's part there."""
+def _levels(nodes: Sequence[Node], placed: Mapping[Node, Context]) -> dict[Node, int]:
+    """Level of every operator: the lowest, or a higher one where its context has a part that all its users can wait
+    for. Operators that nobody uses (outputs) stay with what they read."""
+    operators = [node for node in nodes if not node.is_variable]
+    inputs = {node: [child for child, _ in node.inputs if not child.is_variable] for node in operators}
+    used = {child for node in operators for child in inputs[node]}
     level: dict[Node, int] = {}
-    for node in nodes:
-        if not node.is_variable:
-            before = [level[c] + (placed[c] != placed[node]) for c, _ in node.inputs if not c.is_variable]
-            level[node] = max(before, default=0)
-    parts = {(number, placed[node]) for node, number in level.items()}
-    latest: dict[Node, int] = {}
-    for node in reversed([n for n in nodes if not n.is_variable]):
-        if node not in heads:
-            bound = latest.get(node, level[node])
-            level[node] = max(n for n in range(level[node], bound + 1) if (n, placed[node]) in parts)
-        for child, _ in node.inputs:
-            if not child.is_variable:
-                bound = level[node] - (placed[child] != placed[node])
-                latest[child] = min(latest.get(child, bound), bound)
+
+    def lowest(node: Node) -> int:
+        return max((level[child] + (placed[child] != placed[node]) for child in inputs[node]), default=0)
+
+    for node in operators:
+        level[node] = lowest(node)
+    parts = {(level[node], placed[node]) for node in operators}
+    bounds: dict[Node, dict[bool, int]] = {}  # by whether the user is used itself: those that are not can follow
+    for node in reversed(operators):
+        if node in used:
+            of_users = bounds[node]
+            reach = range(level[node], of_users.get(True, of_users.get(False, 0)) + 1)
+            level[node] = max(number for number in reach if (number, placed[node]) in parts)
+        for child in inputs[node]:
+            bound, known = level[node] - (placed[child] != placed[node]), bounds.setdefault(child, {})
+            known[node in used] = min(known.get(node in used, bound), bound)
+    for node in operators:
+        if node not in used:
+            level[node] = lowest(node)
     return level
 
 
@@ -196,7 +205,7 @@ class _Cutting:
 
     def _part_numbers(self) -> dict[Node, int]:
         """Part of every operator, and of every variable that is an output itself (the part of its context)."""
-        level = _levels(self._nodes, self._placed, {node for node, _ in self._heads})
+        level = _levels(self._nodes, self._placed)
         order = {node: index for index, node in enumerate(self._nodes)}
         first: dict[tuple[int, Context], int] = {}
         for node, number in level.items():
@@ -249,10 +258,16 @@ class _Cutting:
 
         for node in self._nodes:
             if not node.is_variable and self._number[node] == number:
-                made[node] = Node(node.op, node.name, dict(node.attrs), [entry(e) for e in node.inputs])
+                made[node] = Node(node.op, node.name, self._attrs(node), [entry(e) for e in node.inputs])
         symbol = Symbol([(made.get(node, node), index) for node, index in outputs])
         inputs = [(self._cut_names[old], place_of[old]) for old in cuts]
         return Part(self._part_bucket(symbol, outputs, cuts), self._contexts[number], tuple(inputs))
+
+    def _attrs(self, node: Node) -> dict[str, str]:
+        """Operators that make arrays from nothing may learn their shape from users, who can be in another part."""
+        if node.inputs or "shape" not in node.parsed:
+            return dict(node.attrs)
+        return {**node.attrs, "shape": str(tuple(self._shapes[node][0] or ()))}
 
     def _cut_name(self, entry: Entry) -> str:
         if entry not in self._cut_names:

@@ -7,8 +7,6 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from bucketmod import binding
 from bucketmod import ndarray as nd
 from bucketmod.base import MXNetError

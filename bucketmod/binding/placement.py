@@ -85,11 +85,14 @@ class PlacedBucket(Bucket):
     ) -> Any:
         """The programs of all parts behind the interface of one; see :meth:`Bucket.executor`."""
         wanted = self._wrt_of_parts(wrt)
+        parameters = {argument.name for argument in self.by_role("parameter")}
         last = {name: number for number, names in enumerate(wanted) for name in names}
         placed = []
         for number, (part, names) in enumerate(zip(self.parts, wanted, strict=True)):
             # The part that runs backward first writes the gradient of a shared parameter, the others add to it.
-            add = frozenset(name for name in names if name in accumulate or last[name] > number)
+            add = frozenset(
+                name for name in names if name in accumulate or (name in parameters and last[name] > number)
+            )
             executor = part.bucket.executor(is_train, names, target, store, workspace.part(number), inputs, add)
             placed.append(PlacedPart(executor, part.cuts, names))
         shapes = [(name, shape) for name, shape in self.outputs]

@@ -280,7 +280,7 @@ def _lamb_direction(m: Maths, weight: Value, mean: Value, var: Value, s: Values)
     return mean / s.correction1 / (m.sqrt(var / s.correction2) + s.epsilon) + s.wd * weight
 
 
-# ---- gradients of several devices
+# ---- gradients and parameters of several devices
 
 
 @_update("total first second", "")
@@ -291,6 +291,16 @@ def add_two(m: Maths, x: Values, s: Values) -> Mapping[str, Value]:
 @_update("total grad", "")
 def add_one(m: Maths, x: Values, s: Values) -> Mapping[str, Value]:
     return {"total": x.total + x.grad}
+
+
+@_update("copy value", "")
+def copy_one(m: Maths, x: Values, s: Values) -> Mapping[str, Value]:
+    return {"copy": x.value}
+
+
+@_update("first second value", "")
+def copy_two(m: Maths, x: Values, s: Values) -> Mapping[str, Value]:
+    return {"first": x.value, "second": x.value}
 
 
 @_update("total grad residual", "threshold go_on")

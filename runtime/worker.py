@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import threading
+import weakref
 from collections.abc import Callable, Sequence
 from queue import SimpleQueue
 from typing import Any
@@ -52,6 +53,7 @@ class Stream:
         self._pending = 0
         self._changed = threading.Condition()
         self._error: BaseException | None = None
+        _streams.add(self)
 
     def submit(self, function: Callable[..., None], *args: Any) -> None:
         """Calls ``function(*args)`` on the worker, later. After an error nothing runs until ``wait`` raised it."""
@@ -83,6 +85,15 @@ class Stream:
             error, self._error = self._error, None
         if error is not None:
             raise error
+
+
+_streams: weakref.WeakSet[Stream] = weakref.WeakSet()
+
+
+def wait_all() -> None:
+    """Returns when no stream of this process has tasks left; raises the first error among them."""
+    for stream in list(_streams):
+        stream.wait()
 
 
 def make_streams(loads: Sequence[float]) -> list[Stream]:

@@ -6,8 +6,6 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
-
 from bucketmod import binding
 from bucketmod import optimizer as opt
 from bucketmod.atomic_file import replacing
@@ -18,6 +16,7 @@ from bucketmod.kvstore.keys import Key, flattened, pairs
 from bucketmod.ndarray import NDArray
 from bucketmod.runtime.memory import aligned_empty
 
+_MANY_ELEMENTS = 1 << 14  # from here on, copying takes longer than starting a kernel
 _LOCAL_TYPES = ("local", "device", "local_allreduce_cpu", "local_allreduce_device", "local_update_cpu")
 
 
@@ -90,7 +89,7 @@ class KVStore(KVStoreBase):
         if self._compression is not None:
             self._compression.add_up(key, views, target)
         elif len(views) == 1:
-            np.copyto(target, views[0])
+            self.kernels.run("copy_one", (target, views[0]))
         else:
             self.kernels.run("add_two", (target, *views[:2]))
             for view in views[2:]:
@@ -100,14 +99,26 @@ class KVStore(KVStoreBase):
         """Copies values to ``out``, one or many arrays for a key. MXNetError for unknown keys and other shapes."""
         assert out is not None, "pull() needs out"
         for each, arrays in flattened(key, out):
-            value = self._value(each)
-            for array in arrays:
-                value.copyto(array)
+            self._copy_out(self._value(each), arrays)
 
     def pushpull(self, key: Any, value: Any, out: Any = None, priority: int = 0) -> None:
         """``push``, then ``pull`` to ``out``, or into the pushed arrays when ``out`` is None."""
         self.push(key, value, priority)
         self.pull(key, value if out is None else out, priority)
+
+    def _copy_out(self, value: NDArray, arrays: Sequence[NDArray]) -> None:
+        """As ``pull``, two large arrays at a time: the value is read once for both, and all cores copy."""
+        source = value.numpy_view()
+        views = [array.numpy_view() for array in arrays]
+        alike = all(view.shape == source.shape and view.dtype == source.dtype for view in views)
+        if source.size < _MANY_ELEMENTS or not alike:
+            for array in arrays:
+                value.copyto(array)
+            return
+        for start in range(0, len(views) - 1, 2):
+            self.kernels.run("copy_two", (*views[start : start + 2], source))
+        if len(views) % 2:
+            self.kernels.run("copy_one", (views[-1], source))
 
     def broadcast(self, key: Any, value: Any, out: Any, priority: int = 0) -> None:
         """``init`` with ``value``, then ``pull`` to ``out``."""

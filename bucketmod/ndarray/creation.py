@@ -12,6 +12,7 @@ from bucketmod.base import MXNetError
 from bucketmod.context import Context
 from bucketmod.ndarray.ndarray import NDArray, resolve_dtype
 from bucketmod.runtime.memory import aligned_empty
+from bucketmod.runtime.worker import wait_all
 
 
 def empty(shape: int | Sequence[int], ctx: Context | None = None, dtype: DTypeLike | None = None) -> NDArray:
@@ -138,4 +139,5 @@ def concatenate(arrays: Sequence[NDArray], axis: int = 0, always_copy: bool = Tr
 
 
 def waitall() -> None:
-    """Returns at once: nothing runs in the background."""
+    """Returns when modules on several contexts, which run in the background, are done. Raises what went wrong there."""
+    wait_all()

@@ -20,6 +20,7 @@ from bucketmod.compiler import versions
 from bucketmod.compiler.gradient import differentiate
 from bucketmod.compiler.graph.attention import find_attention
 from bucketmod.compiler.graph.constants import fold_constants
+from bucketmod.compiler.graph.epilogues import fuse_epilogues
 from bucketmod.compiler.graph.recurrences import find_recurrences, normalize_recurrences
 from bucketmod.compiler.graph.softmax_head import fuse_softmax_heads
 from bucketmod.compiler.importer.importer import import_program
@@ -55,7 +56,7 @@ def graph_phase(program: Program, mode: str, wrt: Sequence[str]) -> Program:
     program = find_attention(program, wrt)
     if mode == "train":
         program = fold_constants(differentiate(program, wrt))
-    return fuse_softmax_heads(program)
+    return fuse_epilogues(fuse_softmax_heads(program))
 
 
 def keep_kernels_whole() -> Any:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from tvm import relax
 
-from bucketmod.compiler.importer.context import ImportContext, Node, converter, microsoft
+from bucketmod.compiler.importer.context import ImportContext, Node, bucketmod, converter, microsoft
 from bucketmod.compiler.importer.elementwise import const
 from bucketmod.compiler.kernels.emit import emit_kernel
 from bucketmod.compiler.kernels.gemm import Gemm
@@ -50,6 +50,35 @@ def gemm(context: ImportContext, node: Node, inputs: list[Any]) -> Any:
             addend = context.emit(op.multiply(addend, const(beta, addend, context)))
         result = context.emit(op.add(result, addend))
     return result
+
+
+@bucketmod("FusedGemm")
+def fused_gemm(context: ImportContext, node: Node, inputs: list[Any]) -> list[Any]:
+    """A product with its epilogue, as ``graph.epilogues`` describes it."""
+    a, swap_a = inputs[0], False
+    if len(context.shape(a)) == 2:  # of several matrices the rows are read as those of one, transposed they lie apart
+        a, swap_a = _untransposed(context, node.inputs[0], a)
+    b, swap_b = _untransposed(context, node.inputs[1], inputs[1])
+    trans_a, trans_b = bool(node.attribute("transA", 0)) != swap_a, bool(node.attribute("transB", 0)) != swap_b
+    k, n = _sides(context.shape(b), trans_b)
+    shape = tuple(node.attribute("shape"))
+    m = int(np.prod(shape, dtype=np.int64)) // n
+    bias, addend, saved = ([*inputs, None, None, None])[2:5]
+    kernel = Gemm(
+        m,
+        k,
+        n,
+        trans_a,
+        trans_b,
+        bias=bias is not None,
+        addend=addend is not None,
+        activation=node.attribute("activation", ""),
+        slope_of=node.attribute("slope_of", ""),
+        column_sums=node.wants(1),
+    )
+    operands = [a, b, *(operand for operand in (bias, addend, saved) if operand is not None)]
+    result, *sums = emit_kernel(context, kernel, operands)
+    return [context.reshape(result, shape), *sums]
 
 
 def _sides(shape: tuple[int, ...], transposed: bool) -> tuple[int, int]:

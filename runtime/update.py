@@ -18,14 +18,12 @@ from bucketmod.runtime.memory import aligned_zeros, is_aligned
 from bucketmod.runtime.tvm_runtime import tensor
 
 CHUNK = 8192  # values that a task updates, and of which a part of a sum is made
-_MOST_KEPT = 4096
 
 
 class UpdateKernels:
     """Calls the kernels of an artifact of mode ``update``.
 
     Arrays are float32, C-contiguous, 64-byte aligned and of equal size, and do not overlap; they are updated in place.
-    Tensors made of long-lived arrays are kept, so that binding them again costs microseconds.
     """
 
     def __init__(self, artifact: Artifact):
@@ -35,7 +33,6 @@ class UpdateKernels:
         self._functions = {name: artifact.function(name) for name in artifact.manifest.entries}
         outputs = {spec.name for spec in artifact.manifest.by_role("output")}
         self._sums = {name: len(outputs & {*entry}) for name, entry in artifact.manifest.entries.items()}
-        self._flat: dict[int, tuple[np.ndarray, Any]] = {}
 
     @property
     def names(self) -> frozenset[str]:
@@ -45,10 +42,10 @@ class UpdateKernels:
     def bind(self, name: str, *arrays: np.ndarray) -> Callable[..., tuple[float, ...]]:
         """A function of the kernel's scalars alone, as in ``bind("sgd_update", weight, gradient)(lr, wd, ...)``.
 
-        It returns the kernel's sums. Raises KeyError for an unknown kernel, ValueError when an array is not as
-        described above.
+        It keeps the arrays alive, and returns the kernel's sums. Raises KeyError for an unknown kernel, ValueError when
+        an array is not as described above.
         """
-        function, tensors = self._functions[name], [self._tensor(array) for array in arrays]
+        function, tensors = self._functions[name], [_tensor(array) for array in arrays]
         if len({array.size for array in arrays}) != 1:
             raise ValueError(f"{name}: arrays of different sizes {[array.shape for array in arrays]}")
         if not self._sums[name]:
@@ -68,14 +65,8 @@ class UpdateKernels:
 
         return update_and_sum
 
-    def _tensor(self, array: np.ndarray) -> Any:
-        kept = self._flat.get(id(array))
-        if kept is not None and kept[0] is array:
-            return kept[1]
-        if array.dtype != np.float32 or not is_aligned(array):
-            raise ValueError(f"update kernels need aligned contiguous float32 arrays, got {array.dtype}{array.shape}")
-        flat = tensor(array.reshape(-1))
-        if len(self._flat) >= _MOST_KEPT:  # a caller with new arrays every step must not fill the memory
-            self._flat.clear()
-        self._flat[id(array)] = (array, flat)
-        return flat
+
+def _tensor(array: np.ndarray) -> Any:
+    if array.dtype != np.float32 or not is_aligned(array):
+        raise ValueError(f"update kernels need aligned contiguous float32 arrays, got {array.dtype}{array.shape}")
+    return tensor(array.reshape(-1))

@@ -5,6 +5,8 @@ Both follow the formulas of :mod:`bucketmod.compiler.update_formulas`, which nam
 
 from __future__ import annotations
 
+import functools
+import weakref
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
@@ -36,27 +38,37 @@ class _Bindable(Protocol):
     def bind(self, name: str, *arrays: np.ndarray) -> Callable[..., tuple[float, ...]]: ...
 
 
-_MAX_BOUND = 4096
+_Key = tuple[Any, ...]  # a kernel's name and the ids of arrays
+_MOST_KEPT = 4096
 
 
 class CompiledKernels:
-    """Compiled kernels, bound once to each set of arrays; numpy for arrays they refuse (not float32, unaligned)."""
+    """Compiled kernels, bound to arrays; numpy for arrays they refuse (not float32, unaligned).
+
+    Arrays that come together a second time stay bound, and alive, for as long as this object lives. Gradients that are
+    new at every step are let go.
+    """
 
     def __init__(self, update: _Bindable) -> None:
         self._update = update
-        self._bound: dict[tuple[Any, ...], tuple[Sequence[np.ndarray], Callable[..., Any] | None]] = {}
+        self._bound: dict[_Key, tuple[Sequence[np.ndarray], Callable[..., tuple[float, ...]]]] = {}
+        self._met: dict[_Key, list[weakref.ref[np.ndarray]]] = {}
 
     def run(self, name: str, arrays: Sequence[np.ndarray], *scalars: float) -> tuple[float, ...]:
         key = (name, *map(id, arrays))
         known = self._bound.get(key)  # it keeps the arrays alive, so their ids stay theirs
-        if known is None:
-            try:
-                function: Callable[..., Any] | None = self._update.bind(name, *arrays)
-            except ValueError:
-                function = None
-            if len(self._bound) >= _MAX_BOUND:  # a caller with new arrays every step must not fill the memory
-                self._bound.clear()
-            known = self._bound[key] = (arrays, function)
-        if known[1] is None:
-            return REFERENCE.run(name, arrays, *scalars)
-        return known[1](*map(float, scalars))
+        function = known[1] if known is not None else self._bind(key, name, arrays)
+        return function(*map(float, scalars))
+
+    def _bind(self, key: _Key, name: str, arrays: Sequence[np.ndarray]) -> Callable[..., tuple[float, ...]]:
+        try:
+            function = self._update.bind(name, *arrays)
+        except ValueError:
+            function = functools.partial(REFERENCE.run, name, arrays)
+        met = self._met.pop(key, ())
+        again = len(met) > 0 and all(known() is array for known, array in zip(met, arrays, strict=True))
+        kept: dict[_Key, Any] = self._bound if again else self._met
+        if len(kept) >= _MOST_KEPT:
+            kept.clear()
+        kept[key] = (arrays, function) if again else [weakref.ref(array) for array in arrays]
+        return function

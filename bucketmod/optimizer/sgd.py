@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from bucketmod.base import MXNetError
 from bucketmod.ndarray import NDArray, zeros
 from bucketmod.ndarray.random import normal
 from bucketmod.optimizer.optimizer import Optimizer, register
@@ -133,6 +134,8 @@ class Signum(MomentumOptimizer):
     def update(self, index: Any, weight: Any, grad: Any, state: Any) -> None:
         lr, wd, _ = self._begin(index, weight, grad)
         if state is None:
+            if self.wd_lh:
+                raise MXNetError("Signum without momentum does not know wd_lh: wd decays the weight alike")
             self._apply("signsgd_update", (weight, grad), lr, wd)
             return
         scalars = (lr, max(self.momentum, 0.0), self.wd_lh, wd, self.rescale_grad, self._bound_or_none())

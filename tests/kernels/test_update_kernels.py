@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+
 import numpy as np
 import pytest
 
@@ -215,7 +217,30 @@ def test_a_module_that_finds_everything_compiles_nothing():
 
 
 def test_arrays_that_come_and_go_do_not_pile_up(kernels):
-    gradient = aligned_zeros(8)
-    for _ in range(10_000):
-        kernels.bind("sgd_update", aligned_zeros(8), gradient)(1.0, 0.0, 1.0, -1.0)
-    assert len(kernels._flat) <= 4097
+    compiled = mx.optimizer.CompiledKernels(kernels)
+    weight, last = aligned_zeros(1 << 18), None
+    for _ in range(5):
+        gradient = aligned_copy(np.ones(1 << 18, np.float32))
+        assert last is None or last() is None, "the gradient of the step before is still there"
+        compiled.run("sgd_update", (weight, gradient), 1.0, 0.0, 1.0, -1.0)
+        last = weakref.ref(gradient)
+        del gradient
+    assert (weight == -5).all()
+
+
+def test_arrays_that_come_again_are_bound_once():
+    bound = []
+
+    class Counting:
+        def bind(self, name, *arrays):
+            bound.append(name)
+            return lambda *scalars: scalars
+
+    compiled = mx.optimizer.CompiledKernels(Counting())
+    arrays = [aligned_zeros(8), aligned_zeros(8)]
+    for rate in range(5):
+        assert compiled.run("sgd_update", arrays, rate, 0, 1, -1) == (rate, 0.0, 1.0, -1.0)
+    assert len(bound) == 2  # once to see them, once to keep them
+    for _ in range(5000):
+        compiled.run("sgd_update", [aligned_zeros(8), arrays[1]], 1.0, 0.0, 1.0, -1.0)
+    assert len(compiled._met) <= 4096

@@ -4,8 +4,12 @@ from bucketmod.rnn import io, rnn, rnn_cell
 from bucketmod.rnn.io import BucketSentenceIter, encode_sentences
 from bucketmod.rnn.rnn import do_rnn_checkpoint, load_rnn_checkpoint, rnn_unroll, save_rnn_checkpoint
 from bucketmod.rnn.rnn_cell import (
+    BaseConvRNNCell,
     BaseRNNCell,
     BidirectionalCell,
+    ConvGRUCell,
+    ConvLSTMCell,
+    ConvRNNCell,
     DropoutCell,
     FusedRNNCell,
     GRUCell,
@@ -19,9 +23,13 @@ from bucketmod.rnn.rnn_cell import (
 )
 
 __all__ = [
+    "BaseConvRNNCell",
     "BaseRNNCell",
     "BidirectionalCell",
     "BucketSentenceIter",
+    "ConvGRUCell",
+    "ConvLSTMCell",
+    "ConvRNNCell",
     "DropoutCell",
     "FusedRNNCell",
     "GRUCell",
@@ -41,11 +49,3 @@ __all__ = [
     "rnn_unroll",
     "save_rnn_checkpoint",
 ]
-
-_NOT_BUILT = ("BaseConvRNNCell", "ConvRNNCell", "ConvLSTMCell", "ConvGRUCell")
-
-
-def __getattr__(name: str) -> object:
-    if name in _NOT_BUILT:
-        raise NotImplementedError(f"rnn.{name} (convolutional recurrence) is not built")
-    raise AttributeError(f"module 'bucketmod.rnn' has no attribute {name!r}")

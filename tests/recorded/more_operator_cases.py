@@ -3,9 +3,22 @@
 
 def more_operator_cases(mx):
     cases = {}
-    for family in (_windows,):
+    for family in (_windows, _convolutional_cells):
         family(mx, cases)
     return cases
+
+
+def _convolutional_cells(mx, cases):
+    for kind in ("ConvRNNCell", "ConvLSTMCell", "ConvGRUCell"):
+        for key, options in {
+            "": {},
+            "_tanh": {"h2h_kernel": (3, 1), "h2h_dilate": (1, 2), "i2h_stride": (2, 1), "activation": "tanh"},
+        }.items():
+            cell = getattr(mx.rnn, kind)((1, 2, 4, 5), num_hidden=2, prefix="c_", **options)
+            outputs, states = cell.unroll(2, mx.sym.Variable("a"), layout="NTC", merge_outputs=False)
+            # the first state is the last output: given twice, MXNet's gradient of a convolution is not that of finite
+            # differences
+            cases[kind.lower() + key] = (mx.sym.Group(list(outputs) + list(states[1:])), {"a": (1, 2, 2, 4, 5)}, {})
 
 
 def _windows(mx, cases):

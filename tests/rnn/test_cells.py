@@ -133,7 +133,14 @@ def test_a_stack_with_dropout_and_residual_steps_like_it_unrolls():
             NotImplementedError,
             "unroll",
         ),
-        (lambda: mx.rnn.ConvLSTMCell, NotImplementedError, "rnn.ConvLSTMCell"),
+        (lambda: mx.rnn.ConvLSTMCell((1, 2, 4, 4), 3, h2h_kernel=(2, 2)), AssertionError, "must be odd"),
+        (
+            lambda: mx.rnn.BaseConvRNNCell(
+                (1, 2, 4, 4), 3, (1, 1), (1, 1), (1, 1), (1, 1), (0, 0), (1, 1), None, None, "zeros", "zeros", "tanh"
+            )(None, []),
+            NotImplementedError,
+            "ConvLSTMCell",
+        ),
     ],
 )
 def test_wrong_uses_say_what_is_wrong(use, error, words):

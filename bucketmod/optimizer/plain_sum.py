@@ -23,4 +23,5 @@ class Test(Optimizer):
         return zeros(weight.shape, weight.context)
 
     def update(self, index: Any, weight: Any, grad: Any, state: Any) -> None:
+        self._check_arrays(weight, grad)
         self._apply("plain_sum_update", (weight, grad, state), self.rescale_grad)

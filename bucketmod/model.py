@@ -187,3 +187,12 @@ def _update_params(
     for of_device in updates:
         if of_device:
             updater(*(list(column) for column in zip(*of_device, strict=True)))
+
+
+def __getattr__(name: str) -> Any:
+    """``mx.model.FeedForward``, which is built on modules, and they on this file."""
+    if name == "FeedForward":
+        from bucketmod.feedforward import FeedForward
+
+        return FeedForward
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

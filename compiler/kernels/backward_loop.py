@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from bucketmod.compiler.kernels.time_loop import BackwardLoop
 
 Expr = Any
+_ROWS_AHEAD = 4  # of the weight, while it is packed
 
 
 class BackwardEmitter(LoopEmitter):
@@ -29,8 +30,8 @@ class BackwardEmitter(LoopEmitter):
 
     def loop_over_time(self) -> None:
         loop, zeros = self.loop, emit.splat(0.0, self.lanes)
-        with self.shared(self.tiling.units) as unit:
-            self.pack(unit)
+        with self.shared(self.cell.gates * loop.hidden) as k:
+            self.pack(k)
         with self.each_vector() as (row, unit):
             # dc0 holds the gradient of the cell state while the loop runs.
             if self.cell.has_cell:
@@ -45,9 +46,11 @@ class BackwardEmitter(LoopEmitter):
         with self.shared(self.tiling.units) as unit:
             self.sum_bias(unit)
 
-    def pack(self, unit: Expr) -> None:
-        """Packed weight: [unit, k, lane] with k along all gates."""
-        with T.serial(self.cell.gates * self.loop.hidden) as k:
+    def pack(self, k: Expr) -> None:
+        """Packed weight: [unit, k, lane] with k along all gates. It is read as it lies and written to many places, each
+        of which the next rows of it go on with."""
+        with T.serial(self.tiling.units) as unit:
+            emit.prefetch(self.buffers["packed"], unit, k + _ROWS_AHEAD, 0)
             emit.store(self.buffers["packed"], self.load("W", k, unit=unit), unit, k, 0, lanes=self.lanes)
 
     def tile(self, first_unit: Expr, width: int, tile: Expr, rows: int) -> None:
@@ -61,7 +64,7 @@ class BackwardEmitter(LoopEmitter):
                     total.value = dhn
             with T.Else():
                 self.fetch_rows(self.touched(), self.time, first_unit, first, rows, width)
-                self.product(sums, first_unit, tile, first)
+                self.product(sums, first_unit, width, tile, first, rows)
         (buffer,) = self.spill(sums, rows, 1)
         with T.serial(width) as v:
             unit = T.bind(first_unit + v)
@@ -82,7 +85,7 @@ class BackwardEmitter(LoopEmitter):
             names |= {"dX": self.cell.gates, "dP": self.cell.gates}
         return {name: arrays for name, arrays in names.items() if name in self.buffers}
 
-    def product(self, sums: Sums, first_unit: Expr, tile: Expr, first: Expr) -> None:
+    def product(self, sums: Sums, first_unit: Expr, width: int, tile: Expr, first: Expr, rows: int) -> None:
         """The gate gradients of the step before this one, which is the time after it, times Wh."""
         for total in sums.values():
             total.value = emit.splat(0.0, self.lanes)
@@ -93,7 +96,7 @@ class BackwardEmitter(LoopEmitter):
             depth,
             lambda row, k: gradient[after, first + row, k],
             lambda v, k: emit.load(self.buffers["packed"], first_unit + v, k, 0, lanes=self.lanes),
-            lambda k: self.fetch_weights(first_unit, tile, k, depth, self.tiling.width),
+            lambda k: self.fetch_weights(first_unit, width, tile, rows, k),
         )
 
     def state_gradient(self, unit: Expr, row: Expr, product: Expr) -> Expr:

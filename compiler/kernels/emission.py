@@ -97,11 +97,12 @@ def store(buffer: Buffer, value: Expr, *indices: Expr, lanes: int, width: Expr |
         T.evaluate(T.masked_store(buffer, value, *lead, T.ramp(first, 1, lanes), _mask(lanes, width)))
 
 
-def prefetch(buffer: Buffer, *indices: Expr) -> None:
-    """Starts to bring the value's cache line into the second cache. The place may lie beyond the buffer's end."""
+def prefetch(buffer: Buffer, *indices: Expr, first: bool = False) -> None:
+    """Starts to bring the value's cache line into the second cache, or into the ``first``. The place may lie beyond the
+    buffer's end."""
     address = T.address_of(element(buffer, *indices))
-    second_cache = 2  # of LLVM's degrees of locality, 0 to 3
-    T.evaluate(T.call_llvm_intrin("void", "llvm.prefetch", address, T.int32(0), T.int32(second_cache), T.int32(1)))
+    locality = T.int32(3 if first else 2)  # LLVM's degrees of it, 0 to 3
+    T.evaluate(T.call_llvm_intrin("void", "llvm.prefetch", address, T.int32(0), locality, T.int32(1)))
 
 
 def element(buffer: Buffer, *indices: Expr) -> Expr:

@@ -41,15 +41,24 @@ class ForwardEmitter(LoopEmitter):
             self.store("hn", self.load_padded("state", loop.steps % 2, row, unit=unit), row, unit=unit)
 
     def pack(self, unit: Expr) -> None:
-        """Packed weight: [unit, k, gate, lane]."""
+        """Packed weight: [unit, k, gate, lane]. While a gate is copied, the rows of the next one are fetched."""
         hidden, lanes = self.loop.hidden, self.lanes
         full, rest = divmod(hidden, lanes)
 
         def copy(gate: int, width: int) -> None:
+            further = gate < self.cell.gates - 1
+            following = hidden if further else lanes - gate * hidden
+
             def source(lane: int, k: Expr, count: int) -> Expr:
-                return emit.load(self.buffers["W"], gate * hidden + unit * lanes + lane, k, lanes=lanes, width=count)
+                row = gate * hidden + unit * lanes + lane
+                emit.prefetch(self.buffers["W"], row + following, k)
+                return emit.load(self.buffers["W"], row, k, lanes=lanes, width=count)
 
             def target(k: Expr, value: Expr) -> None:
+                if further:
+                    emit.prefetch(self.buffers["packed"], unit, k, (gate + 1) * lanes)
+                else:
+                    emit.prefetch(self.buffers["packed"], unit + 1, k, 0)
                 emit.store(self.buffers["packed"], value, unit, k, gate * lanes, lanes=lanes)
 
             emit.copy_transposed(source, target, hidden, width, lanes)
@@ -78,7 +87,7 @@ class ForwardEmitter(LoopEmitter):
             self.loop.hidden,
             lambda row, k: self.buffers["state"][self.old, first + row, k],
             weight,
-            lambda k: self.fetch_weights(first_unit, tile, k, self.loop.hidden, width * gates),
+            lambda k: self.fetch_weights(first_unit, width, tile, rows, k),
         )
         buffers = self.spill(sums, rows, gates)
         with T.serial(width) as v, T.serial(rows) as row:

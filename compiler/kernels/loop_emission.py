@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from bucketmod.compiler.kernels.time_loop import Tiling, TimeLoop
 
 Expr = Any
+_SOON = 16  # steps of k, some 150 cycles: longer than the second cache takes
 Sums = dict[tuple[int, int], emit.Register]
 
 
@@ -73,14 +74,15 @@ class LoopEmitter:
     def each_tile(self, body: Callable[[Expr, int, Expr, int], None]) -> None:
         """``body(first unit, width, tile, rows)`` on all threads; neighbouring tiles share the weights of a column."""
         t = self.tiling
-        last_width = t.units - (t.blocks - 1) * t.width
+        wide = t.blocks - t.narrow
         with self.shared(t.blocks * t.tiles) as task:
-            unit, tile = T.bind(task // t.tiles * t.width), T.bind(task % t.tiles)
-            for width in sorted({t.width, last_width}, reverse=True):
+            column, tile = T.bind(task // t.tiles), T.bind(task % t.tiles)
+            unit = T.bind(column * t.width - T.max(column - wide, 0) if t.narrow else column * t.width)
+            for width in (t.width, t.width - 1)[: 1 + bool(t.narrow)]:
                 for rows in (t.rows, t.rows - 1)[: 1 + bool(t.short)]:
                     conditions = []
-                    if last_width != t.width:
-                        conditions.append(unit + t.width <= t.units if width == t.width else unit + t.width > t.units)
+                    if t.narrow:
+                        conditions.append(column < wide if width == t.width else column >= wide)
                     if t.short:
                         conditions.append(tile < t.tiles - t.short if rows == t.rows else tile >= t.tiles - t.short)
                     when(conditions, functools.partial(body, unit, width, tile, rows))
@@ -102,24 +104,27 @@ class LoopEmitter:
                     at = array * self.loop.hidden + (unit + v) * self.lanes + self.lanes - 1
                     emit.prefetch(self.buffers[name], time, first + row, at)
 
-    def fetch_weights(self, unit: Expr, tile: Expr, k: Expr, depth: int, vectors: int) -> None:
-        """Starts to fetch a line, or a few, of the weights that the next column of tiles needs: all tiles of this
-        column together fetch all of it, evenly over time. ``vectors``: of packed weight for each k of a column."""
+    def fetch_weights(self, unit: Expr, width: int, tile: Expr, rows: int, k: Expr) -> None:
+        """Starts to fetch weights, while the product of a tile is at ``k``: into the first cache what comes a little
+        later; into the second, where it does not keep all, some lines of what the next column of tiles needs. All tiles
+        of this column together fetch all of that, evenly over time.
+        """
+        packed = self.buffers["packed"]
+        depth, values = (int(d) for d in packed.shape[1:])  # of one unit
+        vectors, lines = width * values // self.lanes, width * -(-values // emit.LINE)
+        if 4 * (rows + vectors + lines) <= 3 * rows * vectors:  # two loads a cycle are no more work than the sums
+            for v, at in itertools.product(range(width), range(0, values, emit.LINE)):
+                emit.prefetch(packed, unit + v, k + _SOON, at, first=True)
         t = self.tiling
-        if not t.fetch_ahead:
-            return
-        size = vectors * self.lanes * depth  # of the weights of a column, which lie there one after the other
-        lines = -(-size // emit.LINE)
-        each = -(-lines // (t.tiles * depth))
-        following, packed = unit + t.width, self.buffers["packed"]
-
-        def fetch() -> None:
-            for i in range(each):
-                at = ((tile * depth + k) * each + i) * emit.LINE
-                emit.prefetch(packed, following, 0, at)
-
-        needed = -(-lines // (each * depth))  # tiles
-        when([tile < needed] if needed < t.tiles else [], fetch)
+        if t.fetch_ahead:
+            column = -(-width * depth * values // emit.LINE)  # lines, which lie there one after the other
+            each = -(-column // (t.tiles * depth))
+            needed = -(-column // (each * depth))  # tiles
+            places = [((tile * depth + k) * each + i) * emit.LINE for i in range(each)]
+            when(
+                [tile < needed] if needed < t.tiles else [],
+                lambda: [emit.prefetch(packed, unit + t.width, 0, at) for at in places],
+            )
 
     def spill(self, sums: Sums, rows: int, gates: int) -> list[Any]:
         """Puts the sums into memory, one buffer [unit, row] a gate, so that the equations are emitted only once."""
@@ -134,10 +139,11 @@ class LoopEmitter:
         return emit.load(buffer, (v * rows + row) * self.lanes, lanes=self.lanes)
 
 
-def when(conditions: list[Expr], body: Callable[[], None]) -> None:
+def when(conditions: list[Expr], body: Callable[[], Any]) -> None:
     """Emits ``body`` under all ``conditions``."""
     if not conditions:
-        return body()
+        body()
+        return
     with T.If(conditions[0]), T.Then():
         when(conditions[1:], body)
 

@@ -47,6 +47,10 @@ class TimeLoop(Kernel):
         return self._tensor(self.batch, self.hidden)
 
     @property
+    def flops(self) -> int:
+        return 2 * self.steps * self.batch * self.cell.gates * self.hidden**2
+
+    @property
     def weight(self) -> TensorShape:
         return self._tensor(self.cell.gates * self.hidden, self.hidden)
 
@@ -184,15 +188,16 @@ class BackwardLoop(TimeLoop):
 
 @dataclass(frozen=True)
 class Tiling:
-    """``units``: vectors of ``lanes`` hidden units. A tile has ``width`` of them, maybe fewer in the last column of
-    tiles. A column has ``tiles`` tiles of ``rows`` rows of the batch; the last ``short`` of them have one row less.
-    ``fetch_ahead``: whether weights are fetched before their turn, because the second cache does not keep them from one
-    step to the next.
+    """``units``: vectors of ``lanes`` hidden units. A column of tiles has ``width`` of them, the last ``narrow`` ones
+    have one less. A column has ``tiles`` tiles of ``rows`` rows of the batch; the last ``short`` have one row less.
+    ``fetch_ahead``: whether weights are fetched before their turn, because the second cache does not keep them from
+    one step to the next.
     """
 
     lanes: int
     units: int
     width: int
+    narrow: int
     rows: int
     tiles: int
     short: int
@@ -203,13 +208,17 @@ class Tiling:
     def of(cls, loop: TimeLoop, cpu: CpuFeatures, gates: int) -> Tiling:
         """The tiling for a step that computes ``gates`` sums for each hidden unit."""
         units = -(-loop.hidden // cpu.lanes)
-        width = min(units, 2 if gates == 1 else 1)  # with a single vector there would be a load for each multiply-add
+        beyond_cache = 4 * loop.cell.gates * loop.hidden * units * cpu.lanes > cpu.l2 * 3 // 4
+        # With a single vector there would be a load for each multiply-add; with two a tile is higher, so that fewer of
+        # them read the weights.
+        width = min(units, 1 if gates > 1 else 2 if beyond_cache else 3)
+        narrow = -(-units // width) * width - units
         tiles = -(-loop.batch // most_rows(gates * width, cpu.registers))
         rows = -(-loop.batch // tiles)
-        flops = 2 * loop.batch * loop.cell.gates * loop.hidden**2
-        fetch_ahead = tiles > 1 and 4 * loop.cell.gates * loop.hidden * units * cpu.lanes > cpu.l2 * 3 // 4
+        flops = loop.flops // loop.steps
         short = tiles * rows - loop.batch
-        return cls(cpu.lanes, units, width, rows, tiles, short, flops >= _MIN_PARALLEL_FLOPS, fetch_ahead)
+        parallel = flops >= _MIN_PARALLEL_FLOPS
+        return cls(cpu.lanes, units, width, narrow, rows, tiles, short, parallel, beyond_cache and tiles > 1)
 
     @property
     def blocks(self) -> int:

@@ -107,4 +107,38 @@ def evaluated(mx):
     return {"sum": found[0].asnumpy(), "variable": found[1].asnumpy()}
 
 
-CASES = [bound, listed, heads, simple, evaluated]
+def with_states(mx):
+    """Moving statistics, of which one is a view: they change in the backward pass, and inference uses them."""
+    symbol = mx.sym.BatchNorm(mx.sym.Variable("data"), fix_gamma=False, momentum=0.5, name="norm")
+    args, grads = filled(mx, symbol, {"data": (6, 3)})
+    store = mx.nd.array(values(9, seed=6))
+    states = [store[1:4], mx.nd.ones((3,))]
+    executor = symbol.bind(mx.cpu(), args, grads, aux_states=states)
+    found = {}
+    for step in range(2):
+        executor.forward(is_train=True)
+        found["forward%d" % step] = executor.outputs[0].asnumpy()
+        found["mean after forward%d" % step] = states[0].asnumpy()
+        executor.backward(mx.nd.array(values(6, 3, seed=5)))
+        found["mean%d" % step] = states[0].asnumpy()
+        found["var%d" % step] = executor.aux_dict["norm_moving_var"].asnumpy()
+    found["store"] = store.asnumpy()
+    found["eval"] = executor.forward()[0].asnumpy()
+    found.update({"grad/" + name: array.asnumpy() for name, array in grads.items()})
+    return found
+
+
+def typed(mx):
+    """Whole numbers as indices, and doubles."""
+    symbol = mx.sym.Embedding(mx.sym.Variable("data"), input_dim=5, output_dim=3, name="embed")
+    executor = symbol.simple_bind(
+        mx.cpu(), grad_req={"embed_weight": "write"}, type_dict={"data": "int32"}, data=(2, 4)
+    )
+    executor.arg_dict["embed_weight"][:] = values(5, 3)
+    numbers = mx.nd.array(np.arange(8).reshape((2, 4)) % 5, dtype="int32")
+    executor.forward(is_train=True, data=numbers)
+    executor.backward(mx.nd.array(values(2, 4, 3, seed=2)))
+    return {"output": executor.outputs[0].asnumpy(), "grad": executor.grad_dict["embed_weight"].asnumpy()}
+
+
+CASES = [bound, listed, heads, simple, evaluated, with_states, typed]

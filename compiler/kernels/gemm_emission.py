@@ -25,7 +25,8 @@ _PACKED_AT_ONCE = 16
 
 def emit_product(gemm: Gemm, cpu: CpuFeatures, buffers: dict[str, Any]) -> None:
     """Emits the loops of the product into the function under construction; ``buffers`` by the names of
-    ``Gemm.arguments``. Families that go on with C in the same kernel call this."""
+    ``Gemm.arguments``. Families that go on with C in the same kernel call this; where they give "weights" [k], each row
+    of A counts that often in the column sums."""
     _Emitter(gemm, plan(gemm, cpu), buffers).run()
 
 
@@ -97,6 +98,7 @@ class _Emitter:
 
     def pack_tile(self, first: Expr, count: Expr, local: Expr, first_row: Expr, rows: int) -> None:
         parts = list(emit.pieces(rows, self.plan.lanes))
+        weights = self.buffers.get("weights")
         totals = {offset: emit.Register(lanes) for offset, lanes in parts} if self.gemm.column_sums else {}
         for offset, lanes in parts[: len(totals)]:
             totals[offset].value = emit.splat(0.0, lanes)
@@ -106,7 +108,8 @@ class _Emitter:
                 value = emit.let(emit.load(self.a, *at, lanes=lanes))
                 emit.store(self.packed_a, value, self.a_place(local, rows, first + i) + offset, lanes=lanes)
                 if totals:
-                    totals[offset].value = totals[offset].value + value
+                    counted = value * emit.splat(weights[self.first_k + first + i], lanes) if weights is not None else value
+                    totals[offset].value = totals[offset].value + counted
         if totals:
             self.add_to_sums(first, first_row, parts, totals)
 

@@ -397,7 +397,7 @@ class HeadWeightGradient(Kernel):
 
     @property
     def product(self) -> Gemm:
-        return Gemm(self.classes, self.rows, self.depth, trans_a=True)
+        return Gemm(self.classes, self.rows, self.depth, trans_a=True, column_sums=True)
 
     @property
     def flops(self) -> int:
@@ -429,31 +429,10 @@ class HeadWeightGradient(Kernel):
         names = ("p", "rx", "r", "label", "dw", "db")
 
         def body(p: Expr, rx: Expr, r: Expr, label: Expr, dw: Expr, db: Expr) -> None:
-            emit_product(self.product, cpu, {"A": p, "B": rx, "C": dw})
-            self._add_columns(p, r, db, cpu.lanes)
+            emit_product(self.product, cpu, {"A": p, "B": rx, "C": dw, "sums": db, "weights": r})
             self._subtract(rx, r, label, dw, db, cpu.lanes)
 
         return emit.build_function(self.name, list(zip(names, [*self.inputs, *self.outputs], strict=True)), body)
-
-    def _add_columns(self, p: Expr, r: Expr, db: Expr, lanes: int) -> None:
-        """db = p' r; a task keeps the sums of a strip of columns in registers."""
-        strip = 8 * lanes
-        full, rest = divmod(self.classes, strip)
-
-        def sums(first: Expr, columns: int) -> None:
-            vectors = [(at, min(lanes, columns - at)) for at in range(0, columns, lanes)]
-            totals = streams.accumulators(columns, lanes, 0.0, unroll=len(vectors))
-            with T.serial(self.rows) as row:
-                factor = emit.let(emit.splat(r[row], lanes))
-                for total, (at, width) in zip(totals, vectors, strict=True):
-                    total.value = total.value + emit.load(p, row, first + at, lanes=lanes, width=width) * factor
-            for total, (at, width) in zip(totals, vectors, strict=True):
-                emit.store(db, total.value, first + at, lanes=lanes, width=width)
-
-        with streams.tasks(full, self.rows * self.classes * streams.NS_PER_FLOAT) as task:
-            sums(task * strip, strip)
-        if rest:
-            sums(full * strip, rest)
 
     def _subtract(self, rx: Expr, r: Expr, label: Expr, dw: Expr, db: Expr, lanes: int) -> None:
         """Each task owns a range of classes, so that no two threads touch one row and the order of the sums stays."""

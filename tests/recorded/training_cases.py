@@ -99,12 +99,11 @@ def batches(mx, layout):
         )  # fmt: skip
 
 
-def make_module(mx, model, optimizer=None):
-    """A module bound for its largest bucket, with the common initial parameters."""
-    layout = MODELS[model][2]
-    largest = max(BUCKETS)
-    shape = (BATCH, largest) if layout == "NT" else (largest, BATCH)
-    module = mx.mod.BucketingModule(make_sym_gen(mx, model), default_bucket_key=largest, context=mx.cpu())
+def make_module(mx, model, optimizer=None, default=None):
+    """A module bound for its largest bucket (or another one), with the common initial parameters."""
+    layout, default = MODELS[model][2], default or max(BUCKETS)
+    shape = (BATCH, default) if layout == "NT" else (default, BATCH)
+    module = mx.mod.BucketingModule(make_sym_gen(mx, model), default_bucket_key=default, context=mx.cpu())
     module.bind(
         data_shapes=[mx.io.DataDesc("data", shape, layout=layout)],
         label_shapes=[mx.io.DataDesc("softmax_label", shape, layout=layout)],

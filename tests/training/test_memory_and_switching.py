@@ -112,7 +112,8 @@ import numpy as np
 import bucketmod as mx
 
 VOCABULARY, WIDTH, BATCH = 6000, 32, 32
-keys = [int(key) for key in sys.argv[1].split(",")]
+keys = [int(key) for key in sys.argv[1].split(",")]  # in the order of their first batches
+default = int(sys.argv[2])
 cell = mx.rnn.SequentialRNNCell()
 for layer in range(2):
     cell.add(mx.rnn.LSTMCell(WIDTH, prefix=f"l{layer}_"))
@@ -129,12 +130,12 @@ def sym_gen(length):
 def described(length):
     return [("data", (BATCH, length))], [("softmax_label", (BATCH, length))]
 
-module = mx.mod.BucketingModule(sym_gen, default_bucket_key=max(keys))
-module.bind(*described(max(keys)))
+module = mx.mod.BucketingModule(sym_gen, default_bucket_key=default)
+module.bind(*described(default))
 module.init_params(mx.init.Xavier())
 module.init_optimizer(optimizer="sgd", optimizer_params={"learning_rate": 0.01, "momentum": 0.9})
 for _ in range(2):
-    for key in sorted(keys, reverse=True):
+    for key in keys:
         words = mx.nd.array(np.random.randint(0, VOCABULARY, (BATCH, key)))
         data, label = described(key)
         module.forward_backward(mx.io.DataBatch([words], [words], bucket_key=key, provide_data=data,
@@ -146,8 +147,33 @@ print(json.dumps({"kilobytes": peak, "compiled": mx.binding.compiled_count()}))
 
 
 def test_a_process_that_visited_all_buckets_is_as_large_as_one_that_visited_the_largest() -> None:
-    keys = "8,16,32"
-    run_python(PROCESS, keys)  # compiles
-    every, largest = run_python(PROCESS, keys), run_python(PROCESS, "32")
-    assert every["compiled"] == largest["compiled"] == 0
+    run_python(PROCESS, "32,16,8", "32")  # compiles
+    every, largest = run_python(PROCESS, "32,16,8", "32"), run_python(PROCESS, "32", "32")
+    smallest_first = run_python(PROCESS, "8,16,32", "8")
+    assert every["compiled"] == largest["compiled"] == smallest_first["compiled"] == 0
     assert every["kilobytes"] <= 1.05 * largest["kilobytes"]
+    assert smallest_first["kilobytes"] <= 1.05 * largest["kilobytes"]
+
+
+def shared_sizes(default: int, order: tuple[int, ...]) -> dict[str, int]:
+    """Bytes of all that buckets share, after a step of each."""
+    module = make_module(mx, "lstm", "adam", default)
+    for key in order:
+        module.forward_backward(batch_of(key))
+        module.update()
+    memory = module._curr_module._exec_group.memory.contexts[0]
+    states = module._curr_module._updater.states
+    return {
+        "parameters and gradients": memory.store.nbytes(), "workspace": memory.workspace.nbytes,
+        "inputs": sum(buffer.nbytes for buffer in memory.inputs._buffers.values()), "states": states.nbytes(),
+        "buckets": len(module._buckets),
+    }  # fmt: skip
+
+
+def test_which_bucket_is_the_default_one_costs_nothing() -> None:
+    compiled = mx.binding.compiled_count()
+    largest = shared_sizes(max(BUCKETS), tuple(sorted(BUCKETS, reverse=True)))
+    compiled_by_largest = mx.binding.compiled_count() - compiled
+    for default in BUCKETS:
+        assert shared_sizes(default, tuple(sorted(BUCKETS))) == largest
+    assert mx.binding.compiled_count() - compiled == compiled_by_largest  # the same programs, nothing rebuilt

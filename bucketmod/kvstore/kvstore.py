@@ -14,6 +14,7 @@ from bucketmod.kvstore.base import KVStoreBase
 from bucketmod.kvstore.compression import TwoBitCompression, parse_threshold
 from bucketmod.kvstore.keys import Key, flattened, pairs
 from bucketmod.ndarray import NDArray
+from bucketmod.ndarray.sparse import RowSparseNDArray, add_rows, pull_rows
 from bucketmod.runtime.memory import aligned_empty
 
 _MANY_ELEMENTS = 1 << 14  # from here on, copying takes longer than starting a kernel
@@ -33,9 +34,10 @@ class KVStore(KVStoreBase):
         assert isinstance(handle, str), f"a KVStore is made by create(), from the name of a type; got {type(handle)}"
         self.handle = handle
         self.kernels: opt.UpdateKernels = opt.REFERENCE
-        self._updater: Callable[[Any, NDArray, NDArray], Any] | None = None
+        self._updater: Callable[[Any, Any, NDArray], Any] | None = None
         self._values: dict[Key, NDArray] = {}
         self._sums: dict[Key, NDArray] = {}  # where gradients are added up for the updater; made once for each key
+        self._row_sparse: set[Key] = set()  # whose values have this storage type for the caller; here all are dense
         self._compression: TwoBitCompression | None = None
 
     # ---- values
@@ -49,21 +51,37 @@ class KVStore(KVStoreBase):
                     raise MXNetError(
                         f"duplicate init of key {each}: init() and broadcast() take a key once; push() changes it"
                     )
-                self._values[each] = array.copy()
+                self._values[each] = array.copy() if array.stype == "default" else array.tostype("default")
+                if array.stype != "default":
+                    self._row_sparse.add(each)
 
     def push(self, key: Any, value: Any, priority: int = 0) -> None:
         """Adds arrays up over devices, in order, and puts the sum into the value (by the updater, if there is one).
 
-        MXNetError for an unknown key, or arrays that differ in shape or dtype.
+        Row_sparse arrays give a row_sparse sum: an optimizer that is lazy touches their rows only. MXNetError for an
+        unknown key, or arrays that differ in shape, dtype or storage type.
         """
         for each, arrays in pairs(key, value):
-            if arrays:
+            if any(array.stype == "row_sparse" for array in arrays):
+                self._push_rows(each, arrays)
+            elif arrays:
                 self._push(each, arrays)
+
+    def _push_rows(self, key: Key, arrays: Sequence[Any]) -> None:
+        stored = self._value(key)
+        if self._compression is not None or any(array.stype != "row_sparse" for array in arrays):
+            raise MXNetError(f"push of key {key!r}: row_sparse arrays come without compression and without dense ones")
+        total = arrays[0] if len(arrays) == 1 else add_rows(arrays)
+        if self._updater is not None:
+            self._updater(key, total, stored)
+        else:
+            total.copyto(self._target(self._values, key, total))
 
     def _push(self, key: Key, arrays: Sequence[NDArray]) -> None:
         stored = self._value(key)
         if self._updater is None:
             self._add_up(key, arrays, self._target(self._values, key, arrays[0]))
+            self._row_sparse.discard(key)
             return
         total = arrays[0]
         if len(arrays) > 1 or self._compression is not None:
@@ -72,7 +90,7 @@ class KVStore(KVStoreBase):
         self._updater(key, total, stored)
 
     @staticmethod
-    def _target(group: dict[Key, NDArray], key: Key, like: NDArray) -> NDArray:
+    def _target(group: dict[Key, NDArray], key: Key, like: Any) -> NDArray:
         """The array of ``key`` in ``group``, replaced when its shape or dtype is another than that of ``like``."""
         known = group.get(key)
         if known is None or known.shape != like.shape or known.dtype != like.dtype:
@@ -96,10 +114,17 @@ class KVStore(KVStoreBase):
                 self.kernels.run("add_one", (target, view))
 
     def pull(self, key: Any, out: Any = None, priority: int = 0, ignore_sparse: bool = True) -> None:
-        """Copies values to ``out``, one or many arrays for a key. MXNetError for unknown keys and other shapes."""
+        """Copies values to ``out``, one or many arrays for a key. MXNetError for unknown keys and other shapes.
+
+        ``ignore_sparse``: row_sparse arrays in ``out`` stay as they are; ``row_sparse_pull`` fills them.
+        """
         assert out is not None, "pull() needs out"
         for each, arrays in flattened(key, out):
-            self._copy_out(self._value(each), arrays)
+            value = self._value(each)
+            self._copy_out(value, [array for array in arrays if array.stype == "default"])
+            for array in arrays:
+                if array.stype != "default" and not ignore_sparse:
+                    array[:] = value
 
     def pushpull(self, key: Any, value: Any, out: Any = None, priority: int = 0) -> None:
         """``push``, then ``pull`` to ``out``, or into the pushed arrays when ``out`` is None."""
@@ -126,10 +151,24 @@ class KVStore(KVStoreBase):
         self.pull(key, out, priority)
 
     def row_sparse_pull(self, key: Any, out: Any = None, priority: int = 0, row_ids: Any = None) -> None:
-        """MXNetError, as in MXNet for dense arrays: there are no row_sparse arrays here; ``pull`` gives all rows."""
+        """Fills row_sparse arrays with the rows that ``row_ids`` name, each once and in order.
+
+        ``row_ids``: an array for each ``out``, or one for all. AssertionError unless their numbers agree; MXNetError
+        where the value or ``out`` is dense, and for rows that the value does not have.
+        """
         assert out is not None, "row_sparse_pull() needs out"
         assert row_ids is not None, "row_sparse_pull() needs row_ids"
-        raise MXNetError("row_sparse_pull: the value and out must be row_sparse, but arrays here are dense; use pull()")
+        targets = [(each, array) for each, arrays in flattened(key, out) for array in arrays]
+        ids = [row_ids] if isinstance(row_ids, NDArray) else list(row_ids)
+        if isinstance(key, (list, tuple)):
+            ids = [array for _, arrays in flattened(key, ids) for array in arrays]
+        ids = ids * len(targets) if len(ids) == 1 else ids
+        assert len(ids) == len(targets), f"{len(ids)} arrays of row_ids do not match {len(targets)} outs"
+        for (each, array), rows in zip(targets, ids, strict=True):
+            value = self._value(each)
+            if each not in self._row_sparse or not isinstance(array, RowSparseNDArray):
+                raise MXNetError(f"row_sparse_pull of key {each!r}: the value and out must have row_sparse storage")
+            pull_rows(value, rows, array)
 
     def _value(self, key: Key) -> NDArray:
         self._check_kind(key)
@@ -178,7 +217,7 @@ class KVStore(KVStoreBase):
             self.kernels = opt.CompiledKernels(binding.update_kernels(binding.default_target()))
         return self.kernels
 
-    def _set_updater(self, updater: Callable[[Any, NDArray, NDArray], Any]) -> None:
+    def _set_updater(self, updater: Callable[[Any, Any, NDArray], Any]) -> None:
         """``updater(key, pushed sum, value)`` changes the value in place at every push."""
         self._updater = updater
 

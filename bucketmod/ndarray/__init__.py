@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from bucketmod.ndarray import elementwise, linear, random, reduction, selection, shaping, updates
+from bucketmod.ndarray import elementwise, linear, random, reduction, selection, shaping, sparse, updates
 from bucketmod.ndarray.creation import (
     arange,
     array,
@@ -29,8 +29,8 @@ OPERATIONS.update(
 
 __all__ = [
     "NDArray", "arange", "array", "concatenate", "elementwise", "empty", "eye", "from_numpy", "full", "linear",
-    "linspace", "load", "load_frombuffer", "ones", "random", "reduction", "save", "selection", "shaping", "updates",
-    "waitall", "zeros",
+    "linspace", "load", "load_frombuffer", "ones", "random", "reduction", "save", "selection", "shaping", "sparse",
+    "updates", "waitall", "zeros",
 ]  # fmt: skip
 
 

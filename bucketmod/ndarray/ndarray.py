@@ -156,10 +156,14 @@ class NDArray:
 
     as_in_ctx = as_in_context
 
-    def tostype(self, stype: str) -> NDArray:
-        """The array itself for "default"; NotImplementedError for sparse storage."""
+    def tostype(self, stype: str) -> Any:
+        """The array itself for "default", its rows that are not 0 for "row_sparse"; NotImplementedError for "csr"."""
+        if stype == "row_sparse":
+            from bucketmod.ndarray.sparse import row_sparse_array  # which is made of this class
+
+            return row_sparse_array(self)
         if stype != "default":
-            raise NotImplementedError(f"storage type {stype!r}: only dense (default) arrays are supported")
+            raise NotImplementedError(f"storage type {stype!r}: arrays are dense (default) or row_sparse")
         return self
 
     def detach(self) -> NDArray:

@@ -25,8 +25,8 @@ class _TwoMeans(Optimizer):
 class Adam(_TwoMeans):
     """g' = clip(rescale g + wd w); m, v = running means of g' and g'^2; w -= lr c m / (sqrt(v) + epsilon).
 
-    c = sqrt(1 - beta2^t) / (1 - beta1^t), t the number of updates of this parameter. ``lazy_update`` concerns sparse
-    gradients only. Kingma and Ba, Adam: A Method for Stochastic Optimization, 2015.
+    c = sqrt(1 - beta2^t) / (1 - beta1^t), t the number of updates of this parameter. ``lazy_update``: row_sparse
+    gradients change their own rows only. Kingma and Ba, Adam: A Method for Stochastic Optimization, 2015.
     """
 
     def __init__(
@@ -43,6 +43,9 @@ class Adam(_TwoMeans):
         self.beta2 = beta2
         self.epsilon = epsilon
         self.lazy_update = lazy_update
+
+    def _is_lazy(self) -> bool:
+        return self.lazy_update
 
     def update(self, index: Any, weight: Any, grad: Any, state: Any) -> None:
         lr, wd, t = self._begin(index, weight, grad)

@@ -34,6 +34,9 @@ class AdaGrad(Optimizer):
         """The sum of squares."""
         return _zeros(weight, 1)[0]
 
+    def _is_lazy(self) -> bool:
+        return True
+
     def update(self, index: Any, weight: Any, grad: Any, state: Any) -> None:
         lr, wd, _ = self._begin(index, weight, grad)
         scalars = (lr, self.float_stable_eps, wd, self.rescale_grad, self._bound())
@@ -124,6 +127,9 @@ class Ftrl(Optimizer):
     def create_state(self, index: Hashable, weight: NDArray) -> tuple[NDArray, ...]:
         """(z, n)."""
         return _zeros(weight, 2)
+
+    def _is_lazy(self) -> bool:
+        return True
 
     def update(self, index: Any, weight: Any, grad: Any, state: Any) -> None:
         lr, wd, _ = self._begin(index, weight, grad)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 
 from bucketmod.lr_scheduler import LRScheduler
 from bucketmod.ndarray import NDArray
+from bucketmod.ndarray.sparse import RowSparseNDArray
 from bucketmod.optimizer.kernels import REFERENCE, UpdateKernels
+from bucketmod.runtime.memory import aligned_copy
 
 
 class Optimizer:
@@ -103,6 +105,25 @@ class Optimizer:
     def update(self, index: Any, weight: Any, grad: Any, state: Any) -> None:
         """Changes ``weight`` (and ``state``) in place by the gradient ``grad``; ``index`` is the parameter's key."""
         raise NotImplementedError(f"{type(self).__name__}.update")
+
+    def _is_lazy(self) -> bool:
+        """Whether a row_sparse gradient changes its own rows only. Otherwise it counts as a dense one."""
+        return False
+
+    def update_rows(self, index: Hashable, weight: NDArray, grad: RowSparseNDArray, state: Any) -> None:
+        """As ``update_multi_precision``, by a row_sparse gradient of a dense parameter.
+
+        A lazy optimizer leaves rows that the gradient lacks as they are: neither decay nor momentum moves them.
+        """
+        if not self._is_lazy() or weight.dtype == np.float16:
+            self.update_multi_precision(index, weight, grad.tostype("default"), state)
+            return
+        rows = grad.indices.numpy_view()
+        whole = [weight, *_arrays_of(state)]
+        parts = [NDArray(aligned_copy(array.numpy_view()[rows]), array.context) for array in whole]
+        self.update(index, parts[0], grad.data, _rebuilt(state, iter(parts[1:])))
+        for array, part in zip(whole, parts, strict=True):
+            array.numpy_view()[rows] = part.numpy_view()
 
     # ---- float16
 
@@ -238,6 +259,19 @@ class Optimizer:
         self.__dict__.update(state)
         self.param_dict = {}
         self.kernels = REFERENCE
+
+
+def _arrays_of(state: Any) -> list[NDArray]:
+    if isinstance(state, (list, tuple)):
+        return [array for each in state for array in _arrays_of(each)]
+    return [] if state is None else [state]
+
+
+def _rebuilt(state: Any, arrays: Iterator[NDArray]) -> Any:
+    """``state`` with other arrays in place of its own."""
+    if isinstance(state, (list, tuple)):
+        return type(state)(_rebuilt(each, arrays) for each in state)
+    return None if state is None else next(arrays)
 
 
 register = Optimizer.register

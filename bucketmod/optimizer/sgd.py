@@ -67,8 +67,8 @@ class AggregatingSGD(_MasterLast):
 class SGD(AggregatingSGD):
     """w -= lr (clip(g) + wd w), or with ``momentum`` m = momentum m - lr (clip(g) + wd w), w += m.
 
-    ``lazy_update`` concerns sparse gradients only; dense ones are always applied in full. Several parameters may be
-    updated by one call with lists.
+    ``lazy_update``: row_sparse gradients change their own rows only; dense ones are always applied in full. Several
+    parameters may be updated by one call with lists.
     """
 
     def __init__(self, momentum: float = 0.0, lazy_update: bool = True, **kwargs: Any) -> None:
@@ -76,6 +76,9 @@ class SGD(AggregatingSGD):
         self.momentum = momentum
         self.lazy_update = lazy_update
         self.aggregate_num = int(os.getenv("MXNET_OPTIMIZER_AGGREGATION_SIZE", "4"))
+
+    def _is_lazy(self) -> bool:
+        return self.lazy_update
 
     def update(self, index: Any, weight: Any, grad: Any, state: Any) -> None:
         if not isinstance(index, (list, tuple)):

@@ -34,6 +34,10 @@ class Updater:
         indices = [each.decode() if isinstance(each, bytes) else each for each in indices]
         for each, w in zip(indices, weights, strict=True):
             self._prepare_state(each, w)
+        sparse = [place for place, g in enumerate(grads) if g.stype == "row_sparse"]
+        for place in reversed(sparse):
+            each, g, w = (column.pop(place) for column in (indices, grads, weights))
+            self.optimizer.update_rows(each, w, g, self.states[each])
         if not self.aggregate_updates:
             for each, g, w in zip(indices, grads, weights, strict=True):
                 self.optimizer.update_multi_precision(each, w, g, self.states[each])

@@ -1,4 +1,5 @@
-"""Records MXNet 1.9.1's stores: sums over devices, updates on the store and 2-bit compression with residuals.
+"""Records MXNet 1.9.1's stores: sums over devices, updates on the store, row_sparse pushes and pulls, and
+2-bit compression with residuals.
 
 The cases are functions of the package (``mx``); the tests run them with ours. Run with MXNet's Python 3.9
 environment: writes kvstore.npz beside this file.
@@ -49,8 +50,43 @@ def run(mx, case):
     return np.concatenate(found)
 
 
+SPARSE = {
+    "no optimizer": None,
+    "sgd": ("sgd", {"learning_rate": 0.1, "wd": 0.1}),
+    "sgd momentum": ("sgd", {"learning_rate": 0.1, "wd": 0.1, "momentum": 0.9}),
+    "sgd not lazy": ("sgd", {"learning_rate": 0.1, "wd": 0.1, "momentum": 0.9, "lazy_update": False}),
+    "adam": ("adam", {"wd": 0.1}),
+    "adam not lazy": ("adam", {"wd": 0.1, "lazy_update": False}),
+    "adagrad": ("adagrad", {"learning_rate": 0.1}),
+    "ftrl": ("ftrl", {"wd": 0.1}),
+    "rmsprop": ("rmsprop", {"wd": 0.1}),
+}
+
+
+def run_sparse(mx, case):
+    """Rows pulled after each of three pushes of row_sparse gradients by two devices."""
+    rng = np.random.RandomState(5)
+    store = mx.kv.create("local")
+    if SPARSE[case] is not None:
+        name, options = SPARSE[case]
+        store.set_optimizer(mx.optimizer.create(name, **options))
+    store.init("w", mx.nd.array(rng.randn(6, 2)).tostype("row_sparse"))
+    found = []
+    for rows in ([[1, 3], [3]], [[0, 3, 5], [2]], [[3], [3]]):
+        parts = [(rng.randn(len(each), 2).astype(np.float32), each) for each in rows]
+        grads = [mx.nd.sparse.row_sparse_array(part, shape=(6, 2)) for part in parts]
+        store.push("w", grads)
+        outs = [mx.nd.sparse.zeros("row_sparse", (6, 2)) for _ in range(3)]
+        store.row_sparse_pull("w", out=outs[0], row_ids=mx.nd.array(range(6)))
+        store.row_sparse_pull("w", out=outs[1:], row_ids=mx.nd.array([[3, 0], [3, 5]]))
+        found += [out.indices.asnumpy().astype(np.float32) for out in outs]
+        found += [out.data.asnumpy().ravel() for out in outs] + [out.asnumpy().ravel() for out in outs]
+    return np.concatenate(found)
+
+
 if __name__ == "__main__":
     import mxnet
 
     recorded = {case: run(mxnet, case) for case in CASES}
+    recorded.update({"sparse " + case: run_sparse(mxnet, case) for case in SPARSE})
     np.savez_compressed(pathlib.Path(__file__).parent / "kvstore.npz", **recorded)

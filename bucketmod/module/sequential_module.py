@@ -7,6 +7,7 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
+from bucketmod.base import MXNetError
 from bucketmod.initializer import Uniform
 from bucketmod.module.base_module import Arrays, BaseModule
 from bucketmod.ndarray import NDArray
@@ -38,6 +39,18 @@ class SequentialModule(BaseModule):
         self._metas.append(kwargs)
         self.binded = self.params_initialized = self.optimizer_initialized = False
         return self
+
+    def get_progress(self) -> dict[str, Any]:
+        """As BaseModule.get_progress, of each module."""
+        return {"modules": [module.get_progress() for module in self._modules]}
+
+    def set_progress(self, progress: Any) -> None:
+        """Goes on from what ``get_progress`` gave. MXNetError when there are other modules in the chain."""
+        parts = progress.get("modules") if isinstance(progress, dict) else None
+        if not isinstance(parts, list) or len(parts) != len(self._modules):
+            raise MXNetError(f"the checkpoint is not one of a chain of {len(self._modules)} modules")
+        for module, part in zip(self._modules, parts, strict=True):
+            module.set_progress(part)
 
     # ---- what it is
 

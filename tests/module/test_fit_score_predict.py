@@ -262,6 +262,69 @@ def test_fit_keeps_what_was_bound_and_initialised():
     assert np.abs(numpy_params(module)["fc_weight"] - start).max() < 1
 
 
+class Duck:
+    """No BaseModule: just the methods that fit names. It counts how often its one number has been seen."""
+
+    logger = logging
+    symbol = "duck"
+
+    def __init__(self):
+        self.value, self.saved = 0, None
+
+    def __getattr__(self, name):
+        if name in ("bind", "init_params", "init_optimizer", "update", "prepare", "set_params"):
+            return lambda *args, **kwargs: None
+        raise AttributeError(name)
+
+    def forward_backward(self, data_batch):
+        self.value += float(data_batch.data[0].asnumpy()[0, 0])
+
+    def update_metric(self, eval_metric, labels):
+        eval_metric.update(labels, [mx.nd.full((1,), self.value)])
+
+    def get_params(self):
+        return {"w": mx.nd.full((1,), self.value)}, {}
+
+    def score(self, eval_data, eval_metric, score_end_callback=None, batch_end_callback=None, epoch=0):
+        return [("ducks", epoch)]
+
+    def get_progress(self):
+        return {"value": self.value}
+
+    def set_progress(self, progress):
+        self.value = progress["value"]
+
+
+def test_fit_works_with_any_object_that_has_its_methods(caplog, tmp_path):
+    caplog.set_level(logging.INFO)
+    duck, prefix = Duck(), str(tmp_path / "duck")
+    mx.mod.BaseModule.fit(duck, Batches(), Batches(), "loss", num_epoch=2, checkpoint_prefix=prefix)
+    assert duck.value == 8
+    assert "Epoch[1] Validation-ducks=1.000000" in caplog.messages
+    again = Duck()
+    again.optimizer_initialized = False
+    again.get_params = lambda: ({"w": mx.nd.zeros((1,))}, {})
+    mx.mod.BaseModule.fit(again, Batches(), None, "loss", num_epoch=3, checkpoint_prefix=prefix, resume="auto")
+    assert again.value == 12
+
+
+def test_any_method_that_fit_uses_can_be_replaced():
+    class Halved(mx.mod.Module):
+        steps = 0
+
+        def forward_backward(self, data_batch):
+            self.steps += 1
+            super().forward_backward(data_batch)
+
+        def update(self):
+            if self.steps % 2 == 0:
+                super().update()
+
+    module = Halved(make_module(bind=False).symbol)
+    module.fit(iterator(12), num_epoch=2, initializer=mx.init.Zero())
+    assert module.steps == 6 and module._optimizer.num_update == 3
+
+
 def test_forward_backward_is_both():
     module = Recorder()
     module.forward_backward(batch())

@@ -266,6 +266,98 @@ def test_checkpoints_of_other_modules_are_no_buckets():
         buckets.fit(data, num_epoch=2, resume="auto", checkpoint_prefix="m")
 
 
+# ---- several contexts, states, chains
+
+
+def train_on_two(epochs, first_seed, kvstore, **keywords):
+    seed(first_seed)
+    compression = {"type": "2bit", "threshold": 0.05} if kvstore == "device" else None
+    module = mx.mod.Module(classifier(), context=[mx.cpu(0), mx.cpu(1)], compression_params=compression)
+    module.fit(rows(), num_epoch=epochs, kvstore=kvstore, **adam(), **keywords)
+    return module
+
+
+def updates_of(module):
+    updater = module._updater or module._kvstore._updater
+    arrays = {str(index): [part.asnumpy().tolist() for part in state] for index, state in updater.states.items()}
+    return arrays, updater.optimizer._all_index_update_counts, updater.optimizer.num_update
+
+
+@pytest.mark.parametrize("kvstore", ["local", "device", None])  # on the store; compressed; each context on its own
+def test_training_on_two_contexts_resumes(kvstore):
+    whole = train_on_two(3, 1, kvstore)
+    train_on_two(2, 1, kvstore, checkpoint_prefix="two")
+    resumed = train_on_two(3, 9, kvstore, checkpoint_prefix="two", resume="auto")
+    for name, array in whole.get_params()[0].items():
+        np.testing.assert_array_equal(resumed.get_params()[0][name].asnumpy(), array.asnumpy())
+    assert updates_of(whole) == updates_of(resumed)
+
+
+@pytest.mark.filterwarnings("ignore:Parameters already initialized")
+def test_a_module_in_use_that_updates_on_a_store_goes_on_from_a_checkpoint():
+    whole = train_on_two(3, 1, "local", checkpoint_prefix="two")
+    other = train_on_two(1, 5, "local")
+    found = mx.checkpoint.load("two", 2)
+    data = rows()
+    found.restore(other, [data])
+    other.fit(data, num_epoch=1, **adam())
+    for name, array in whole.get_params()[0].items():
+        np.testing.assert_array_equal(other.get_params()[0][name].asnumpy(), array.asnumpy())
+
+
+def test_what_compression_has_not_sent_needs_compression():
+    train_on_two(1, 1, "device", checkpoint_prefix="two")
+    found = mx.checkpoint.load("two", 1)
+    with pytest.raises(mx.MXNetError, match="compression"):
+        train_on_two(2, 1, "local", resume=found)
+    found.progress["residuals"] = {("fc_weight", 0): 7}
+    with pytest.raises(mx.MXNetError, match="residuals"):
+        train_on_two(2, 1, "device", resume=found)
+
+
+def test_states_of_a_module_are_part_of_its_checkpoint():
+    def bound():
+        total = mx.sym.Variable("data") + mx.sym.Variable("state")
+        scores = mx.sym.FullyConnected(total, num_hidden=CLASSES, name="fc")
+        symbol = mx.sym.SoftmaxOutput(scores, mx.sym.Variable("softmax_label"), name="softmax")
+        module = mx.mod.Module(symbol, state_names=["state"])
+        data = rows()
+        module.bind(data.provide_data, data.provide_label)
+        return module
+
+    first, second = bound(), bound()
+    for module in (first, second):
+        module.init_params(mx.init.One())
+    first.set_states(value=0.25)
+    mx.checkpoint.save("s", 1, first)
+    mx.checkpoint.load("s", 1).restore(second)
+    assert (second.get_states(merge_multi_context=False)[0][0].asnumpy() == 0.25).all()
+
+
+def make_chain():
+    body = mx.mod.Module(mx.sym.FullyConnected(mx.sym.Variable("data"), num_hidden=FEATURES, name="body"),
+                         label_names=None)  # fmt: skip
+    chain = mx.mod.SequentialModule()
+    return chain.add(body).add(mx.mod.Module(classifier()), take_labels=True, auto_wiring=True)
+
+
+def train_chain(epochs, first_seed, **keywords):
+    seed(first_seed)
+    chain = make_chain()
+    chain.fit(rows(), num_epoch=epochs, initializer=mx.init.Xavier(), **momentum(), **keywords)
+    return chain
+
+
+def test_a_chain_of_modules_resumes():
+    whole = train_chain(3, 1)
+    train_chain(1, 1, checkpoint_prefix="chain")
+    resumed = train_chain(3, 8, checkpoint_prefix="chain", resume="auto")
+    for first, second in zip(whole._modules, resumed._modules, strict=True):
+        assert_same(first, second)
+    with pytest.raises(mx.MXNetError, match="chain of 2"):
+        resumed.set_progress({"modules": []})
+
+
 # ---- modules of other kinds
 
 
@@ -275,7 +367,7 @@ def test_a_module_that_hides_its_optimizer_cannot_be_saved():
             return {"w": mx.nd.ones((1,))}, {}
 
     module = Own()
-    assert module.get_progress() == {"updater": None, "states": []}
+    assert module.get_progress() == {"updater": None, "states": [], "residuals": {}}
     module.optimizer_initialized = True
     with pytest.raises(NotImplementedError, match="Own"):
         module.get_progress()

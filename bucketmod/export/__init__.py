@@ -2,6 +2,7 @@
 
 from bucketmod.export import (  # noqa: F401  (imported for what they register)
     activation,
+    alignment,
     channels,
     creation,
     elementwise,
@@ -11,6 +12,7 @@ from bucketmod.export import (  # noqa: F401  (imported for what they register)
     normalization,
     recurrent,
     reduction,
+    sequences,
     shaping,
     windows,
 )

@@ -118,6 +118,136 @@ def expm1(node: NodeExport) -> Tensor:
     return node.result("Sub", [node.op("Exp", node.inputs), node.constant(1)])
 
 
+@exporter("round")
+def round_(node: NodeExport) -> Tensor:
+    size = node.op("Add", [node.op("Abs", node.inputs), node.constant(0.5)])
+    return node.result("Mul", [node.op("Sign", node.inputs), node.op("Floor", [size])])
+
+
+@exporter("rint")
+def rint(node: NodeExport) -> Tensor:
+    return node.result("Ceil", [node.op("Sub", [node.inputs[0], node.constant(0.5)])])
+
+
+@exporter("fix", "trunc")
+def truncate(node: NodeExport) -> Tensor:
+    whole = node.op("Floor", [node.op("Abs", node.inputs)])
+    return node.result("Mul", [node.op("Sign", node.inputs), whole])
+
+
+def _cube_root(node: NodeExport) -> list[Tensor]:
+    size = node.op("Pow", [node.op("Abs", node.inputs), node.constant(1 / 3)])
+    return [node.op("Sign", node.inputs), size]
+
+
+@exporter("cbrt")
+def cbrt(node: NodeExport) -> Tensor:
+    return node.result("Mul", _cube_root(node))
+
+
+@exporter("rcbrt")
+def rcbrt(node: NodeExport) -> Tensor:
+    return node.result("Div", _cube_root(node))
+
+
+def _scaled(op_type: str, factor: float) -> NodeExporter:
+    """A function of the element times a number; ``op_type`` "" for the element itself."""
+
+    def export(node: NodeExport) -> Tensor:
+        value = node.op(op_type, node.inputs) if op_type else node.inputs[0]
+        return node.result("Mul", [value, node.constant(factor)])
+
+    return export
+
+
+EXPORTERS |= {
+    "log2": _scaled("Log", 1 / np.log(2)), "log10": _scaled("Log", 1 / np.log(10)),
+    "degrees": _scaled("", 180 / np.pi), "radians": _scaled("", np.pi / 180),
+}  # fmt: skip
+
+
+@exporter("tan")
+def tan(node: NodeExport) -> Tensor:
+    return node.result("Div", [node.op("Sin", node.inputs), node.op("Cos", node.inputs)])
+
+
+def _half(op_type: str) -> NodeExporter:
+    """Half of the sum or difference of exp(x) and exp(-x)."""
+
+    def export(node: NodeExport) -> Tensor:
+        sides = [node.op("Exp", node.inputs), node.op("Exp", [node.op("Neg", node.inputs)])]
+        return node.result("Mul", [node.op(op_type, sides), node.constant(0.5)])
+
+    return export
+
+
+EXPORTERS |= {"sinh": _half("Sub"), "cosh": _half("Add")}
+
+
+@exporter("arcsinh")
+def arcsinh(node: NodeExport) -> Tensor:
+    """Of the size, with the sign afterwards: large negative elements would cancel out."""
+    size = node.op("Abs", node.inputs)
+    root = node.op("Sqrt", [node.op("Add", [node.op("Mul", [size, size]), node.constant(1)])])
+    return node.result("Mul", [node.op("Sign", node.inputs), node.op("Log", [node.op("Add", [size, root])])])
+
+
+@exporter("arccosh")
+def arccosh(node: NodeExport) -> Tensor:
+    data = node.inputs[0]
+    root = node.op("Sqrt", [node.op("Sub", [node.op("Mul", [data, data]), node.constant(1)])])
+    return node.result("Log", [node.op("Add", [data, root])])
+
+
+@exporter("arctanh")
+def arctanh(node: NodeExport) -> Tensor:
+    one, data = node.constant(1), node.inputs[0]
+    sides = [node.op("Add", [data, one]), node.op("Sub", [one, data], data.shape)]
+    return node.result("Mul", [node.op("Log", [node.op("Div", sides)]), node.constant(0.5)])
+
+
+def _truth(node: NodeExport, data: Tensor) -> Tensor:
+    """Where ``data`` is not 0."""
+    return node.op("Not", [node.op("Equal", [data, node.constant(0)], dtype=BOOL)])
+
+
+@exporter("logical_not")
+def logical_not(node: NodeExport) -> Tensor:
+    return node.cast_result(node.op("Equal", [node.inputs[0], node.constant(0)], dtype=BOOL))
+
+
+def _logical(op_type: str, negated: bool = False) -> NodeExporter:
+    def export(node: NodeExport) -> Tensor:
+        sides = [_truth(node, side) for side in node.inputs]
+        truth = node.op(op_type, sides, node.out_shapes[0], BOOL)
+        return node.cast_result(node.op("Not", [truth]) if negated else truth)
+
+    return export
+
+
+EXPORTERS |= {
+    "broadcast_logical_and": _logical("And"), "broadcast_logical_or": _logical("Or"),
+    "broadcast_logical_xor": _logical("Equal", negated=True),
+}  # fmt: skip
+
+
+@exporter("hard_sigmoid")
+def hard_sigmoid(node: NodeExport) -> Tensor:
+    line = node.op("Mul", [node.inputs[0], node.constant(node.attrs["alpha"])])
+    line = node.op("Add", [line, node.constant(node.attrs["beta"])])
+    return node.result("Clip", [line, node.constant(0), node.constant(1)])
+
+
+@exporter("smooth_l1")
+def smooth_l1(node: NodeExport) -> Tensor:
+    data, square = node.inputs[0], node.attrs["scalar"] ** 2
+    size = node.op("Abs", [data])
+    near = node.op("Less", [size, node.constant(1 / square)], dtype=BOOL)
+    curve = node.op("Mul", [node.op("Mul", [data, data]), node.constant(0.5 * square)])
+    line = node.op("Sub", [size, node.constant(0.5 / square)])
+    return node.result("Where", [near, curve, line])
+
+
 @exporter("clip")
 def clip(node: NodeExport) -> Tensor:
     bounds = [node.constant(node.attrs["a_min"]), node.constant(node.attrs["a_max"])]

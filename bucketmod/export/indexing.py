@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import math
+
+import numpy as np
+
 from bucketmod.export.graph_writer import Tensor
 from bucketmod.export.registry import BOOL, INT64, NodeExport, exporter
 
@@ -33,10 +37,18 @@ def take(node: NodeExport) -> Tensor:
 @exporter("pick")
 def pick(node: NodeExport) -> Tensor:
     """A sum in which only the picked element counts: its gradient is elementwise, and dense like that of a gather."""
+    return _picked(node, node.axis(node.attrs["axis"]), node.attrs["mode"])
+
+
+@exporter("batch_take")
+def batch_take(node: NodeExport) -> Tensor:
+    return _picked(node, len(node.inputs[0].shape) - 1, "clip")
+
+
+def _picked(node: NodeExport, axis: int, mode: str) -> Tensor:
     data, index = node.inputs
-    axis = node.axis(node.attrs["axis"])
     size, kept = data.shape[axis], (*data.shape[:axis], 1, *data.shape[axis + 1 :])
-    indices = node.reshape(_within(node, index, size, node.attrs["mode"]), kept)
+    indices = node.reshape(_within(node, index, size, mode), kept)
     positions = node.reshape(node.integers(range(size)), (size,) + (1,) * (len(data.shape) - 1 - axis))
     chosen = node.op("Equal", [indices, positions], data.shape, BOOL)
     alone = node.op("Where", [chosen, data, node.constant(0)], data.shape, data.dtype)
@@ -44,6 +56,21 @@ def pick(node: NodeExport) -> Tensor:
     if node.out_shapes[0] == kept:
         return node.result("ReduceSum", inputs, keepdims=1)
     return node.reshape(node.op("ReduceSum", inputs, kept, keepdims=1), node.out_shapes[0])
+
+
+@exporter("gather_nd")
+def gather_nd(node: NodeExport) -> Tensor:
+    """Rows of the first axes taken together, gathered by one number: a sum of indices times strides."""
+    data, indices = node.inputs
+    count, shape = indices.shape[0], indices.shape[1:] or (1,)
+    strides = [math.prod(data.shape[axis + 1 : count]) for axis in range(count)]
+    column = node.integers(np.reshape(strides, (count,) + (1,) * len(indices.shape[1:])))
+    scaled = node.op("Mul", [node.cast(indices, INT64), column])
+    rows = node.op("ReduceSum", [scaled, node.integers([0])], indices.shape[1:], keepdims=0)
+    lead, width = math.prod(data.shape[:count]), math.prod(data.shape[count:])
+    picked = node.op("Gather", [node.reshape(data, (lead, width)), node.reshape(rows, shape)], (*shape, width),
+                     data.dtype, axis=0)  # fmt: skip
+    return node.reshape(picked, node.out_shapes[0])
 
 
 @exporter("one_hot")

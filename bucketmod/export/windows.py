@@ -135,3 +135,19 @@ def _border(node: NodeExport, data: Tensor, axis: int, width: int, mode: str, si
     part = node.op("Slice", [data, *map(node.integers, bounds)], shape)
     back = [[-1], [np.iinfo(np.int64).min], [axis], [-1]]
     return node.op("Slice", [part, *map(node.integers, back)], shape)
+
+
+@exporter("depth_to_space")
+def depth_to_space(node: NodeExport) -> Tensor:
+    data, block = node.inputs[0], node.attrs["block_size"]
+    batch, channels, height, width = data.shape
+    split = node.reshape(data, (batch, block, block, channels // block**2, height, width))
+    return node.reshape(node.transpose(split, (0, 3, 4, 1, 5, 2)), node.out_shapes[0])
+
+
+@exporter("space_to_depth")
+def space_to_depth(node: NodeExport) -> Tensor:
+    data, block = node.inputs[0], node.attrs["block_size"]
+    batch, channels, height, width = data.shape
+    split = node.reshape(data, (batch, channels, height // block, block, width // block, block))
+    return node.reshape(node.transpose(split, (0, 3, 5, 1, 2, 4)), node.out_shapes[0])

@@ -4,6 +4,7 @@ One file a family; importing a family registers its operators. ``get_op(name)`` 
 """
 
 from bucketmod.operators import (  # noqa: F401  (imported for what they register)
+    alignment,
     creation,
     elementwise,
     indexing,
@@ -13,6 +14,7 @@ from bucketmod.operators import (  # noqa: F401  (imported for what they registe
     normalization,
     recurrent,
     reduction,
+    sequences,
     shaping,
     windows,
 )

@@ -28,6 +28,23 @@ _UNARY = {
     "expm1": "exp(data) - 1",
     "floor": "Largest whole number not above data",
     "ceil": "Smallest whole number not below data",
+    "round": "Nearest whole number, halves away from 0",
+    "rint": "Nearest whole number, halves downward",
+    "fix": "Nearest whole number towards 0",
+    "trunc": "Nearest whole number towards 0",
+    "cbrt": "Cube root",
+    "rcbrt": "1 / cube root",
+    "log2": "Logarithm to base 2",
+    "log10": "Logarithm to base 10",
+    "tan": "Tangent",
+    "sinh": "Hyperbolic sine",
+    "cosh": "Hyperbolic cosine",
+    "arcsinh": "Inverse of the hyperbolic sine",
+    "arccosh": "Inverse of the hyperbolic cosine",
+    "arctanh": "Inverse of the hyperbolic tangent",
+    "degrees": "Radians as degrees",
+    "radians": "Degrees as radians",
+    "logical_not": "1 where data is 0, else 0",
 }
 for _name, _doc in _UNARY.items():
     register(_name, shape=shapes.same, doc=f"{_doc}, elementwise.")
@@ -47,6 +64,18 @@ register(
     params=[p.real("a_min"), p.real("a_max")],
     shape=shapes.same,
     doc="min(max(data, a_min), a_max), elementwise.",
+)
+register(
+    "hard_sigmoid",
+    params=[p.real("alpha", 0.2), p.real("beta", 0.5)],
+    shape=shapes.same,
+    doc="min(max(alpha * data + beta, 0), 1), elementwise.",
+)
+register(
+    "smooth_l1",
+    params=[p.real("scalar", 1.0), p.boolean("is_int", True)],
+    shape=shapes.same,
+    doc="|data| - 0.5 / scalar**2, or 0.5 * (scalar * data)**2 where |data| < 1 / scalar**2.",
 )
 
 # canonical name, old spellings, what it computes
@@ -116,6 +145,9 @@ _BROADCAST = {
     "broadcast_greater_equal": ([], "1 where lhs >= rhs, else 0"),
     "broadcast_lesser": ([], "1 where lhs < rhs, else 0"),
     "broadcast_lesser_equal": ([], "1 where lhs <= rhs, else 0"),
+    "broadcast_logical_and": ([], "1 where neither lhs nor rhs is 0, else 0"),
+    "broadcast_logical_or": ([], "1 where lhs or rhs is not 0, else 0"),
+    "broadcast_logical_xor": ([], "1 where just one of lhs and rhs is 0, else 0"),
 }  # type: dict[str, tuple[list[str], str]]
 for _name, (_aliases, _doc) in _BROADCAST.items():
     register(_name, ["lhs", "rhs"], aliases=_aliases, shape=shapes.broadcast, doc=f"{_doc}, broadcasting as numpy.")

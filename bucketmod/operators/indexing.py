@@ -68,3 +68,39 @@ register(
     type_rule=types.same_but(1),
     doc="Slices of a along ``axis``, by indices of any shape.",
 )
+
+
+def _batch_take(attrs: Attrs, ins: list[Shape], outs: list[Shape]) -> None:
+    data = ins[0]
+    if data is not None:
+        if len(data) < 2:
+            raise ValueError(f"a {data}: expected two axes")
+        ins[1] = unify(ins[1], data[:-1])
+    outs[0] = unify(outs[0], ins[1])
+
+
+register(
+    "batch_take",
+    ["a", "indices"],
+    shape=_batch_take,
+    type_rule=types.same_but(1),
+    doc="One element of each row of a (N, C), by indices (N,); those out of range are clipped.",
+)
+
+
+def _gather_nd(attrs: Attrs, ins: list[Shape], outs: list[Shape]) -> None:
+    data, indices = ins
+    if data is not None and indices is not None:
+        if indices[0] > len(data):
+            raise ValueError(f"indices {indices} name {indices[0]} axes, data {data} has {len(data)}")
+        if indices[0]:
+            outs[0] = unify(outs[0], (*indices[1:], *data[indices[0] :]) or (1,))
+
+
+register(
+    "gather_nd",
+    ["data", "indices"],
+    shape=_gather_nd,
+    type_rule=types.same_but(1),
+    doc="data[indices[0], indices[1], ...]: indices (M, ...) picks along the first M axes; indices must be in range.",
+)

@@ -48,3 +48,42 @@ def _arg_reduce(attrs: Attrs, ins: list[Shape], outs: list[Shape]) -> None:
 _ARG_PARAMS = [p.integer("axis", None, optional=True), p.boolean("keepdims", False)]
 register("argmax", params=_ARG_PARAMS, shape=_arg_reduce, doc="Position of the greatest element along ``axis``.")
 register("argmin", params=_ARG_PARAMS, shape=_arg_reduce, doc="Position of the smallest element along ``axis``.")
+register("nansum", params=_PARAMS, shape=_reduce, doc=f"Sum of what is a number {_AXIS_DOC}")
+register("nanprod", params=_PARAMS, shape=_reduce, doc=f"Product of what is a number {_AXIS_DOC}")
+register(
+    "norm",
+    params=[
+        p.integer("ord", 2),
+        p.dims("axis", None, optional=True),
+        p.dtype("out_dtype", None),
+        p.boolean("keepdims", False),
+    ],
+    shape=_reduce,
+    doc="Square root of the sum of squares (ord 2), or sum of absolute values (ord 1), over ``axis``, all by default.",
+)
+
+
+def _argmax_channel(attrs: Attrs, ins: list[Shape], outs: list[Shape]) -> None:
+    if ins[0] is not None:
+        if len(ins[0]) < 2:
+            raise ValueError(f"data {ins[0]}: expected two or more axes")
+        outs[0] = unify(outs[0], (ins[0][0], *ins[0][2:]))
+
+
+register("argmax_channel", shape=_argmax_channel, doc="Position of the greatest element along axis 1.")
+
+
+def _softmax_cross_entropy(attrs: Attrs, ins: list[Shape], outs: list[Shape]) -> None:
+    if ins[0] is not None:
+        if len(ins[0]) != 2:
+            raise ValueError(f"data {ins[0]}: expected (N, C)")
+        ins[1] = unify(ins[1], ins[0][:1])
+    outs[0] = unify(outs[0], (1,))
+
+
+register(
+    "softmax_cross_entropy",
+    ["data", "label"],
+    shape=_softmax_cross_entropy,
+    doc="Sum over the rows of -log softmax(data)[label]: data (N, C), label (N,) class numbers, output (1,).",
+)

@@ -239,3 +239,44 @@ register(
     shape=_pad,
     doc="Wider along the axes behind the channels: by a constant, the edge's values, or mirrored without the edge.",
 )
+
+
+def _depth_to_space(attrs: Attrs, ins: list[Shape], outs: list[Shape]) -> None:
+    _regrouped(attrs, ins, outs, 1)
+
+
+def _space_to_depth(attrs: Attrs, ins: list[Shape], outs: list[Shape]) -> None:
+    _regrouped(attrs, ins, outs, -1)
+
+
+def _regrouped(attrs: Attrs, ins: list[Shape], outs: list[Shape], direction: int) -> None:
+    if ins[0] is None:
+        return
+    block = attrs["block_size"]
+    if len(ins[0]) != 4:
+        raise ValueError(f"data {ins[0]}: expected (N, C, height, width)")
+    batch, channels, *sizes = ins[0]
+    if direction > 0:
+        if channels % block**2:
+            raise ValueError(f"{channels} channels are no multiple of block_size**2 = {block**2}")
+        made = (batch, channels // block**2, *(n * block for n in sizes))
+    else:
+        if any(n % block for n in sizes):
+            raise ValueError(f"data {ins[0]}: height and width must be multiples of block_size={block}")
+        made = (batch, channels * block**2, *(n // block for n in sizes))
+    outs[0] = unify(outs[0], made)
+
+
+_BLOCKS = [p.count("block_size", most=2**15)]
+register(
+    "depth_to_space",
+    params=_BLOCKS,
+    shape=_depth_to_space,
+    doc="Blocks of channels become squares of pixels: (N, b * b * C, H, W) as (N, C, b * H, b * W).",
+)
+register(
+    "space_to_depth",
+    params=_BLOCKS,
+    shape=_space_to_depth,
+    doc="Squares of pixels become blocks of channels: (N, C, b * H, b * W) as (N, b * b * C, H, W).",
+)

@@ -45,6 +45,8 @@ def unary(context: ImportContext, node: Node, inputs: list[Any]) -> Any:
 
 @converter(*_BINARY)
 def binary(context: ImportContext, node: Node, inputs: list[Any]) -> Any:
+    if node.op_type == "Equal" and context.dtype(inputs[0]) == "bool":  # TVM compares them as floats, which fails
+        return context.emit(op.equal(*(context.emit(op.astype(x, "int8")) for x in inputs)))
     result = inputs[0]
     if len(inputs) == 1:
         return result

@@ -2,7 +2,7 @@
 
 ``operator_cases(mx)`` gives name -> (symbol, shapes of its inputs, kinds of values of some inputs). Kinds: "normal"
 (the default), "positive", "ties" (whole numbers from -2 to 2), "index N" (whole numbers from -1 to N, so that those at
-both ends are out of range), "class N" (0 to N - 1).
+both ends are out of range), "class N" (0 to N - 1), "length N" (1 to N).
 """
 
 import json

@@ -25,6 +25,8 @@ def values(kind, shape, rng):
         found = rng.randint(-2, 3, shape)
     elif word == "index":
         found = rng.randint(-1, int(size) + 1, shape)
+    elif word == "length":
+        found = rng.randint(1, int(size) + 1, shape)
     elif word == "class":
         found = rng.randint(0, int(size), shape)
     else:

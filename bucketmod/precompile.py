@@ -5,15 +5,16 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from bucketmod.binding import OnnxModel, get_cache, is_model, make_bucket, update_request
+from bucketmod.binding import OnnxModel, get_cache, is_model, make_bucket, place, update_request
 from bucketmod.compiler.service import CompileRequest, CompileResult, compile_requests
 from bucketmod.compiler.target import parse_target
+from bucketmod.context import Context, cpu
 from bucketmod.name import NameManager
 from bucketmod.runtime.cache import ArtifactCache
 
@@ -26,6 +27,7 @@ class Plan:
 
     ``sym_gen``: bucket key -> (symbol, data names, label names), as for BucketingModule. ``keys``: the buckets.
     ``shapes``: bucket key -> (data shapes, label shapes), each a list of DataDesc or (name, shape), as for ``bind``.
+    ``group2ctx``: contexts by ``ctx_group``, for a module on ``cpu()`` that places parts of its graph elsewhere.
     """
 
     sym_gen: Callable[[Any], Any]
@@ -34,6 +36,7 @@ class Plan:
     name: str = "model"
     fixed_param_names: Sequence[str] = ()
     state_names: Sequence[str] = ()
+    group2ctx: Mapping[str, Context] | None = None
 
 
 @dataclass
@@ -94,8 +97,9 @@ def _load_module(place: str) -> ModuleType:
     return module
 
 
-def bucket_requests(plan: Plan, key: Any, target: str, modes: Sequence[str]) -> list[CompileRequest]:
-    """The compile requests of one bucket: the very ones that a module with this model makes."""
+def bucket_requests(plan: Plan, key: Any, target: str, modes: Sequence[str]) -> list[list[CompileRequest]]:
+    """The compile requests of one bucket in each mode, the very ones that a module with this model makes: one, or one
+    for each part of a graph that is cut over contexts."""
     with NameManager():
         generated = plan.sym_gen(key)
     graph, data_names, label_names = _named_graph(generated)
@@ -103,8 +107,9 @@ def bucket_requests(plan: Plan, key: Any, target: str, modes: Sequence[str]) -> 
     bucket = make_bucket(graph, data_shapes, label_shapes, data_names=data_names, label_names=label_names,
                          state_names=plan.state_names, key=key)  # fmt: skip
     trained = [a.name for a in bucket.by_role("parameter") if a.name not in plan.fixed_param_names]
+    bucket = place(bucket, cpu(), plan.group2ctx)
     return [
-        bucket.request(mode == "train", wrt=trained if mode == "train" else (), target=target, model=plan.name)
+        bucket.requests(mode == "train", wrt=trained if mode == "train" else (), target=target, model=plan.name)
         for mode in modes
     ]
 
@@ -144,7 +149,8 @@ def precompile(
         made = {mode: Row(key, mode, target) for mode in modes}
         rows.update({(key, mode): row for mode, row in made.items()})
         try:
-            requests += zip(made.values(), bucket_requests(plan, key, target, modes), strict=True)
+            for row, parts in zip(made.values(), bucket_requests(plan, key, target, modes), strict=True):
+                requests += [(row, request) for request in parts]
         except Exception as error:  # the user's sym_gen or shapes: the message is the bucket's result
             for row in made.values():
                 row.error = f"{type(error).__name__}: {error}"
@@ -172,14 +178,17 @@ def _compile(requests: list[tuple[Row, CompileRequest]], store: ArtifactCache, j
 
 
 def _note(row: Row, result: CompileResult, store: ArtifactCache) -> None:
-    row.seconds, row.hit = result.seconds, result.hit
+    """Several artifacts of one row count together."""
+    row.hit = result.hit and (row.hit or not row.nodes)
+    row.seconds += result.seconds
     if not result.ok:
         row.error = result.error or "failed"
         return
     entry = store.find(result.request.request_digest)
     if entry is not None:
         row.info = entry.info
-        row.nodes, row.bytes = int(entry.info.get("nodes", 0)), int(entry.info.get("bytes", 0))
+        row.nodes += int(entry.info.get("nodes", 0))
+        row.bytes += int(entry.info.get("bytes", 0))
 
 
 def print_table(rows: Sequence[Row], file: Any = None) -> None:

@@ -87,6 +87,12 @@ class Bucket:
         }
         return CompileRequest(lambda: self._program(is_train), mode, tuple(wrt), target, name, digest, info)
 
+    def requests(
+        self, is_train: bool, wrt: Sequence[str] = (), target: str = "cpu", model: str | None = None
+    ) -> list[CompileRequest]:
+        """All that an executor of this mode needs: see :meth:`request`."""
+        return [self.request(is_train, wrt, target, model)]
+
     def executor(
         self,
         is_train: bool,

@@ -55,10 +55,12 @@ class PlacedBucket(Bucket):
         """Of the parts that make them."""
         return [self.parts[part].context for part, _ in self.heads]
 
-    def part_requests(self, is_train: bool, wrt: Sequence[str] = (), target: str = "cpu") -> list[CompileRequest]:
-        """The request for each part's program; see :meth:`Bucket.request`."""
+    def requests(
+        self, is_train: bool, wrt: Sequence[str] = (), target: str = "cpu", model: str | None = None
+    ) -> list[CompileRequest]:
+        """The request for each part's program."""
         return [
-            part.bucket.request(is_train, wanted, target)
+            part.bucket.request(is_train, wanted, target, model)
             for part, wanted in zip(self.parts, self._wrt_of_parts(wrt), strict=True)
         ]
 

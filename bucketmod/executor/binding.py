@@ -111,7 +111,7 @@ class _Allocation:
 
     def __init__(self, shared: Executor | None, names: Sequence[str], pool: dict[str, NDArray] | None) -> None:
         self._shared, self._names, self._pool = shared, set(names), pool
-        self._lent = {}
+        self._lent: dict[str, Mapping[str, NDArray | None]] = {}
         if shared is not None:
             self._lent = {"arg": shared.arg_dict, "grad": shared.grad_dict, "aux": shared.aux_dict}
 

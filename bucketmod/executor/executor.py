@@ -12,7 +12,7 @@ from bucketmod.base import MXNetError
 from bucketmod.binding import Bucket, default_target, monitored
 from bucketmod.context import Context
 from bucketmod.executor.arrays import BoundArrays, as_dict
-from bucketmod.executor.shapes import bucket_for, reshaped_arrays
+from bucketmod.executor.shapes import bucket_for, reshaped
 from bucketmod.ndarray import NDArray
 from bucketmod.runtime.executor import Executor as ProgramExecutor
 from bucketmod.runtime.workspace import InputBuffers, Workspace
@@ -222,12 +222,15 @@ class Executor:
             raise MXNetError(f"reshape: shapes stay open, given only {shapes}")
         names = self._symbol.list_arguments()
         self._check_reshaping(dict(zip(names, found, strict=True)), set(shapes), partial_shaping, allow_up_sizing)
-        arguments = reshaped_arrays(self.arg_arrays, found)
-        gradients = reshaped_arrays(self.grad_arrays, found) if self.grad_arrays is not None else None
-        auxiliary = reshaped_arrays(self.aux_arrays, aux_shapes)
+        arguments = [reshaped(array, shape) for array, shape in zip(self.arg_arrays, found, strict=True)]
+        auxiliary = [reshaped(array, shape) for array, shape in zip(self.aux_arrays, aux_shapes, strict=True)]
+        gradients = self.grad_arrays and [
+            None if array is None else reshaped(array, shape)
+            for array, shape in zip(self.grad_arrays, found, strict=True)
+        ]
         bucket = bucket_for(self._symbol, self._ctx, arguments, self._group2ctx)
         made = Executor(self._symbol, self._ctx, bucket, arguments, gradients, self._grad_req, auxiliary,
-                        self._group2ctx, self._workspace)  # type: ignore[arg-type]  # fmt: skip
+                        self._group2ctx, self._workspace)  # fmt: skip
         made._monitor = self._monitor
         return made
 

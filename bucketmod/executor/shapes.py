@@ -22,14 +22,8 @@ def bucket_for(
     return place(make_bucket(symbol, described, data_names=(), label_names=()), ctx, group2ctx)
 
 
-def reshaped_arrays(arrays: Sequence[NDArray | None], shapes: Sequence[tuple[int, ...]]) -> list[NDArray | None]:
-    """Each array in its new shape: itself, a view of its beginning, or new memory where it is too small. Absent ones
-    stay absent."""
-    return [None if array is None else reshaped(array, shape) for array, shape in zip(arrays, shapes, strict=True)]
-
-
 def reshaped(array: NDArray, shape: tuple[int, ...]) -> NDArray:
-    """As :func:`reshaped_arrays`, for one array."""
+    """The array in another shape: itself, a view of its beginning, or new memory where it is too small."""
     size = int(np.prod(shape))
     if array.shape == tuple(shape):
         return array

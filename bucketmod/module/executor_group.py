@@ -145,7 +145,7 @@ class DataParallelExecutorGroup:
         given = {*self.param_names, *data_names, *self.state_names}
         buckets: dict[int, binding.Bucket] = {}
         executors = []
-        slices = self.slices or [None] * len(self._memories)
+        slices: Sequence[slice | None] = self.slices if self.slices else [None] * len(self._memories)
         for memory, part, group2ctx in zip(self._memories, slices, group2ctxs, strict=True):
             size = part.stop - part.start if part is not None else 0
             if size not in buckets:

@@ -11,6 +11,7 @@ import pytest
 
 import bucketmod as mx
 from bucketmod import binding
+from bucketmod.precompile import Plan, bucket_requests, precompile
 
 RECORDED = Path(__file__).parents[1] / "recorded"
 sys.path.insert(0, str(RECORDED))
@@ -136,18 +137,22 @@ def test_gradients_of_an_input_that_two_contexts_read(request_):
         np.testing.assert_allclose(module.get_input_grads()[0].asnumpy(), expected, rtol=1e-5)
 
 
-def test_every_part_is_an_artifact_in_the_cache():
-    placed = parts_of(perceptron(mx), two_sided(mx), data=(BATCH, 5))
-    wrt = [a.name for a in placed.by_role("parameter")]
-    train(mx, "perceptron", two_sided(mx))
+def test_every_part_is_an_artifact_that_can_be_compiled_ahead():
+    plan = Plan(
+        lambda key: (perceptron(mx), ("data",), ("softmax_label",)),
+        [1],
+        lambda key: ([("data", (BATCH, 5))], [("softmax_label", (BATCH,))]),
+        group2ctx=two_sided(mx),
+    )
+    row, _ = precompile(plan, modes=("train",), show_progress=False)
+    assert not row.error and row.nodes > 2
+    (requests,) = bucket_requests(plan, 1, "cpu", ("train",))
+    assert len({request.request_digest for request in requests}) == 2
     before = binding.compiled_count()
-    module_bucket = mx.mod.Module(perceptron(mx), group2ctxs=two_sided(mx))
-    module_bucket.bind([("data", (BATCH, 5))], [("softmax_label", (BATCH,))])
-    requests = module_bucket._exec_group.execs[0].bucket.part_requests(True, wrt, binding.default_target())
-    assert len(requests) == 2 and len({request.request_digest for request in requests}) == 2
-    assert all(binding.get_cache().load(request.request_digest) is not None for request in requests)
     train(mx, "perceptron", two_sided(mx))
     assert binding.compiled_count() == before
+    again, _ = precompile(plan, modes=("train",), show_progress=False)
+    assert again.hit and again.nodes == row.nodes
 
 
 @pytest.mark.parametrize(

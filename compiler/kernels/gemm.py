@@ -88,6 +88,11 @@ class Gemm(Kernel):
         return [shape for name, shape in self.arguments.items() if name in ("C", "sums")]
 
     @property
+    def in_place(self) -> dict[int, int]:
+        """A tile starts from its part of the addend and comes back to that place of C."""
+        return {0: list(self.arguments).index("addend")} if self.addend else {}
+
+    @property
     def arguments(self) -> dict[str, TensorShape]:
         """Every argument by name, in order."""
         c = self._matrix(self.m, self.n, True)

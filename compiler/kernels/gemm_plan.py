@@ -92,9 +92,10 @@ def _candidates(gemm: Gemm, cpu: CpuFeatures) -> Iterator[Plan]:
         rows = -(-gemm.m // tiles) if not gemm.trans_a else min(tallest, gemm.m)
         panels = -(-gemm.n // (vectors * lanes))
         pack_b = gemm.trans_b or bool(gemm.shift) or tiles > 3
-        for depth in sorted({_even_part(gemm.k, most, lanes) for most in _DEPTHS}):
-            # Half of the second cache is for what is packed; the rest passes through the other half.
-            space = cpu.l2 // 2 // (4 * depth)
+        depths = _DEPTHS[:3] if gemm.trans_a else _DEPTHS  # packing deep blocks of A pushes B out of the first caches
+        for depth in sorted({_even_part(gemm.k, most, lanes) for most in depths}):
+            # Most of the second cache is for what is packed; the rest passes through what is left.
+            space = cpu.l2 * 3 // 4 // (4 * depth)
             widest = max(1, space // (vectors * lanes)) if pack_b else panels
             for width in _cuts(panels, min(panels, widest)):
                 left = (space - width * vectors * lanes * pack_b) // rows if gemm.trans_a else tiles
@@ -181,5 +182,5 @@ def _step_cycles(p: Plan, columns: int) -> float:
     vectors = -(-columns // p.lanes)
     loads = 1.25 * (p.tile_rows + vectors)  # loads are never paired as well as multiply-adds
     near = vectors * p.lanes * _NEAR_CYCLES / 4  # of B; its rows come one after the other and are prefetched
-    loop = 0.5  # its own instructions
+    loop = 1  # its own instructions
     return (max(p.tile_rows * vectors, loads) / 2 + near + loop) / p.tile_rows

@@ -147,6 +147,18 @@ def test_addend_of_the_shape_of_the_product(level, size, options):
     check(Gemm(*size, False, True, addend=True, **options), level)
 
 
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("size", [(91, 307, 37), (307, 1009, 307)], ids=str)
+def test_product_written_over_its_addend(level, size):
+    gemm, target = Gemm(*size, bias=True, addend=True, activation="relu"), target_for(level)
+    inputs = operands(gemm)
+    function = gemm.tuned(target.cpu).with_attr("global_symbol", "main").with_attr("tirx.noalias", False)
+    tensors = [tvm.runtime.tensor(x) for x in inputs]
+    over = tensors[gemm.in_place[0]]
+    tvm.compile(tvm.IRModule({"main": function}), target=target.tvm())["main"](*tensors, over)
+    np.testing.assert_allclose(over.numpy(), expected(gemm, inputs)[0], atol=1e-4, rtol=1e-5)
+
+
 def test_options_of_every_matrix_of_a_batch():
     check(Gemm(13, 21, 35, batch=5, batch_b=False, addend=True, activation="relu", slope_of="relu"), "x86-64-v3")
 

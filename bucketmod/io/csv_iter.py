@@ -55,7 +55,7 @@ class _Rows:
             lines = list(itertools.islice(self._lines, count))
             if not lines:
                 return np.empty((0, self.width), self.dtype)
-            rows = np.loadtxt(lines, delimiter=",", dtype=self.dtype, ndmin=2, comments=None)
+            rows: np.ndarray = np.loadtxt(lines, delimiter=",", dtype=self.dtype, ndmin=2, comments=None)
         except OSError as error:
             raise MXNetError(f"CSVIter cannot read {self.source}: {error.strerror or error}") from error
         except (ValueError, OverflowError) as error:

@@ -1,4 +1,4 @@
-"""``fit``, ``score`` and ``predict`` call the same public methods in the same order as MXNet 1.9.1, and log the same."""
+"""``fit``, ``score`` and ``predict`` call the public methods that MXNet 1.9.1 calls, in its order, and log the same."""
 
 import importlib.util
 import json

@@ -240,6 +240,12 @@ def test_a_bucketing_module_is_saved_and_loaded_with_its_optimizer(kind):
     assert_same(module._curr_module, again._curr_module)
 
 
+def test_module_checkpoint_of_a_bucketing_module_writes_no_optimizer_states():
+    module = train_buckets("numbers", 1)
+    mx.callback.module_checkpoint(module, "b", save_optimizer_states=True)(0)
+    assert sorted(os.listdir(".")) == ["b-0001.params", *(f"b-{n}-symbol.json" for n in (3, 6, 8)), "b.buckets"]
+
+
 def test_the_later_of_two_checkpoints_of_an_epoch_is_loaded():
     module = train_buckets("numbers", 1)
     module.save_checkpoint("b", 1)

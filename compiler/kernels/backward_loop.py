@@ -39,12 +39,13 @@ class BackwardEmitter(LoopEmitter):
                 self.store("dc0", self.load("dcn", row, unit=unit) if given else zeros, row, unit=unit)
             if self.cell.apart:
                 self.store_padded("carry", zeros, row, unit=unit)
-        with T.serial(loop.steps + loop.wants_h0) as step:
-            self.step = step
-            self.time = T.bind(step if loop.reverse else loop.steps - 1 - step)
-            self.each_tile(self.tile)
+        self.over_time(loop.steps + loop.wants_h0, self.begin, self.tile)
         with self.shared(self.tiling.units) as unit:
             self.sum_bias(unit)
+
+    def begin(self, step: Expr) -> None:
+        self.step = step
+        self.time = T.bind(step if self.loop.reverse else self.loop.steps - 1 - step)
 
     def pack(self, k: Expr) -> None:
         """Packed weight: [unit, k, lane] with k along all gates. It is read as it lies and written to many places, each

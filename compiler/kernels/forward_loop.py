@@ -33,12 +33,13 @@ class ForwardEmitter(LoopEmitter):
             self.store_padded("state", self.load("h0", row, unit=unit), 0, row, unit=unit)
             if self.cell.has_cell:
                 self.store("cn", self.load("c0", row, unit=unit), row, unit=unit)
-        with T.serial(loop.steps) as step:
-            self.time = T.bind(loop.steps - 1 - step if loop.reverse else step)
-            self.old = T.bind(step % 2)
-            self.each_tile(self.tile)
+        self.over_time(loop.steps, self.begin, self.tile)
         with self.each_vector() as (row, unit):
             self.store("hn", self.load_padded("state", loop.steps % 2, row, unit=unit), row, unit=unit)
+
+    def begin(self, step: Expr) -> None:
+        self.time = T.bind(self.loop.steps - 1 - step if self.loop.reverse else step)
+        self.old = T.bind(step % 2)
 
     def pack(self, unit: Expr) -> None:
         """Packed weight: [unit, k, gate, lane]. While a gate is copied, the rows of the next one are fetched."""

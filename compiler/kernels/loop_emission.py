@@ -71,25 +71,41 @@ class LoopEmitter:
         with self.shared(self.loop.batch) as row, T.serial(self.tiling.units) as unit:
             yield row, unit
 
-    def each_tile(self, body: Callable[[Expr, int, Expr, int], None]) -> None:
-        """``body(first unit, width, tile, rows)`` on all threads; neighbouring tiles share the weights of a column."""
+    def over_time(
+        self, steps: int, begin: Callable[[Expr], None], body: Callable[[Expr, int, Expr, int], None]
+    ) -> None:
+        """Emits the loop over time. Each step is ``begin(step)``, then ``body(first unit, width, tile, rows)`` for each
+        tile. Threads share either the rows of the batch, which have nothing to do with each other, or the tiles of each
+        step, of which neighbours share the weights of a column."""
         t = self.tiling
+        if t.by_rows:
+            with self.shared(t.tiles) as tile, T.serial(steps) as step:
+                begin(step)
+                with T.serial(t.blocks) as column:
+                    self.tile_of(column, tile, body)
+            return
+        with T.serial(steps) as step:
+            begin(step)
+            with self.shared(t.blocks * t.tiles) as task:
+                self.tile_of(T.bind(task // t.tiles), T.bind(task % t.tiles), body)
+
+    def tile_of(self, column: Expr, tile: Expr, body: Callable[[Expr, int, Expr, int], None]) -> None:
+        """``body`` for the size that this tile has, one of up to four."""
+        t, batch = self.tiling, self.loop.batch
         wide = t.blocks - t.narrow
-        with self.shared(t.blocks * t.tiles) as task:
-            column, tile = T.bind(task // t.tiles), T.bind(task % t.tiles)
-            unit = T.bind(column * t.width - T.max(column - wide, 0) if t.narrow else column * t.width)
-            for width in (t.width, t.width - 1)[: 1 + bool(t.narrow)]:
-                for rows in (t.rows, t.rows - 1)[: 1 + bool(t.short)]:
-                    conditions = []
-                    if t.narrow:
-                        conditions.append(column < wide if width == t.width else column >= wide)
-                    if t.short:
-                        conditions.append(tile < t.tiles - t.short if rows == t.rows else tile >= t.tiles - t.short)
-                    when(conditions, functools.partial(body, unit, width, tile, rows))
+        unit = T.bind(column * t.width - T.max(column - wide, 0) if t.narrow else column * t.width)
+        for width in (t.width, t.width - 1)[: 1 + bool(t.narrow)]:
+            for rows in (t.rows, t.rows - 1)[: 1 + bool(batch % t.tiles)]:
+                conditions = []
+                if t.narrow:
+                    conditions.append(column < wide if width == t.width else column >= wide)
+                if batch % t.tiles:
+                    conditions.append(self.first_row(tile + 1) - self.first_row(tile) == rows)
+                when(conditions, functools.partial(body, unit, width, tile, rows))
 
     def first_row(self, tile: Expr) -> Expr:
-        t = self.tiling
-        return T.bind(tile * t.rows - T.max(tile - (t.tiles - t.short), 0) if t.short else tile * t.rows)
+        """Lower tiles stand among the higher ones, so that each half of the tiles has half of the rows."""
+        return T.bind(tile * self.loop.batch // self.tiling.tiles)
 
     def fetch_rows(self, names: dict[str, int], time: Expr, unit: Expr, first: Expr, rows: int, width: int) -> None:
         """Starts to fetch what the equations of a tile will touch of sequences (``names``: name -> arrays side by

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 # A parallel region costs about 3 us; below this many floating point operations a step is faster on one thread.
 _MIN_PARALLEL_FLOPS = 1e6
+# With fewer tiles along the batch too few threads would find work there.
+_MIN_TILES_BY_ROWS = 4
 
 
 @dataclass(frozen=True)
@@ -189,9 +191,11 @@ class BackwardLoop(TimeLoop):
 @dataclass(frozen=True)
 class Tiling:
     """``units``: vectors of ``lanes`` hidden units. A column of tiles has ``width`` of them, the last ``narrow`` ones
-    have one less. A column has ``tiles`` tiles of ``rows`` rows of the batch; the last ``short`` have one row less.
-    ``fetch_ahead``: whether weights are fetched before their turn, because the second cache does not keep them from
-    one step to the next.
+    have one less. A column has ``tiles`` tiles of ``rows`` rows of the batch, some have one row less.
+
+    ``by_rows``: threads share the rows for all time instead of the tiles of each step, so they never wait for each
+    other: on a busy machine a thread may be away just when the others wait for it. ``fetch_ahead``: weights are fetched
+    before their turn, because the second cache does not keep them from one step to the next.
     """
 
     lanes: int
@@ -200,25 +204,26 @@ class Tiling:
     narrow: int
     rows: int
     tiles: int
-    short: int
     parallel: bool
+    by_rows: bool
     fetch_ahead: bool
 
     @classmethod
     def of(cls, loop: TimeLoop, cpu: CpuFeatures, gates: int) -> Tiling:
         """The tiling for a step that computes ``gates`` sums for each hidden unit."""
         units = -(-loop.hidden // cpu.lanes)
-        beyond_cache = 4 * loop.cell.gates * loop.hidden * units * cpu.lanes > cpu.l2 * 3 // 4
+        cached = 4 * loop.cell.gates * loop.hidden * units * cpu.lanes <= cpu.l2 * 3 // 4
         # With a single vector there would be a load for each multiply-add; with two a tile is higher, so that fewer of
         # them read the weights.
-        width = min(units, 1 if gates > 1 else 2 if beyond_cache else 3)
+        width = min(units, 1 if gates > 1 else 3 if cached else 2)
         narrow = -(-units // width) * width - units
         tiles = -(-loop.batch // most_rows(gates * width, cpu.registers))
-        rows = -(-loop.batch // tiles)
-        flops = loop.flops // loop.steps
-        short = tiles * rows - loop.batch
-        parallel = flops >= _MIN_PARALLEL_FLOPS
-        return cls(cpu.lanes, units, width, narrow, rows, tiles, short, parallel, beyond_cache and tiles > 1)
+        # Every thread reads all weights where they share the rows; half of the tiles for each of two threads.
+        by_rows = cached and tiles + tiles % 2 >= _MIN_TILES_BY_ROWS
+        tiles += tiles % 2 if by_rows else 0
+        parallel = loop.flops // loop.steps >= _MIN_PARALLEL_FLOPS
+        fetch_ahead = tiles > 1 and not cached
+        return cls(cpu.lanes, units, width, narrow, -(-loop.batch // tiles), tiles, parallel, by_rows, fetch_ahead)
 
     @property
     def blocks(self) -> int:

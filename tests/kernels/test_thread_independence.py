@@ -35,8 +35,10 @@ CASES = {
         SoftmaxOutputGrad(300, 1009, normalization="valid", ignore_label=0.0),
         [floats(300, 1009), np.abs(floats(300)) * 3],
     ),
-    "lstm_forward": on_floats(ForwardLoop(LSTM, 5, 13, 307, False, True)),
-    "gru_backward": on_floats(BackwardLoop(GRU, 5, 13, 307, True, (True, True, False), True)),
+    "lstm_forward_by_tiles": on_floats(ForwardLoop(LSTM, 5, 13, 307, False, True)),
+    "gru_backward_by_tiles": on_floats(BackwardLoop(GRU, 5, 13, 307, True, (True, True, False), True)),
+    "gru_forward_by_rows": on_floats(ForwardLoop(GRU, 5, 29, 83, True, True)),
+    "lstm_backward_by_rows": on_floats(BackwardLoop(LSTM, 5, 29, 83, False, (True, True, True), True)),
     "dropout": (Dropout(100_003, 0.4), [floats(100_003), np.array([3, 4])]),
 }
 

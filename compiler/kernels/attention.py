@@ -14,7 +14,6 @@ import math
 import operator
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import reduce
 from typing import TYPE_CHECKING, Any
 
 from tvm import te, tirx
@@ -233,6 +232,14 @@ class Blocks:
 _MOST_PARTS = 8
 
 
+def pairwise(values: list[Expr], operation: Callable[[Expr, Expr], Expr]) -> Expr:
+    """All values combined, in the order of a binary tree."""
+    while len(values) > 1:
+        pairs = [operation(a, b) for a, b in zip(values[::2], values[1::2], strict=False)]
+        values = pairs + values[len(values) // 2 * 2 :]
+    return values[0]
+
+
 class _Forward(Blocks):
     """Emits the loops of ``Attention``."""
 
@@ -268,63 +275,54 @@ class _Forward(Blocks):
 
         self.transpose_rows(row, self.q_columns, p.size, p.scale / UNIT)
 
+        tops = [streams.hold(emit.splat(-math.inf, lanes)) for _ in range(self.vectors)]
+
         def tile(key: Expr, rows: int) -> None:
             keys = self.memory["k"]
             products = self.score_tile(rows, p.size, lambda i, j: keys[(key + i) * self.size + j], self.q_columns)
+            scores: list[list[Expr]] = [[] for _ in tops]
             for i, v, score in products:
-                value = self.masked(score, key + i, query + v * lanes)
-                emit.store(self.scores, value, (key + i) * width + v * lanes, lanes=lanes)
+                scores[v].append(emit.let(self.masked(score, key + i, query + v * lanes)))
+                emit.store(self.scores, scores[v][-1], (key + i) * width + v * lanes, lanes=lanes)
+            for top, values in zip(tops, scores, strict=True):
+                top.value = tirx.max(top.value, pairwise(values, tirx.max))
 
         self.each_tile(p.keys, self.tile_rows(p.keys, self.vectors), tile)
-        self.softmax(query)
+        self.exponentials(query, [top.value for top in tops])
         rows = self.tile_rows(width, max(count for *_, count in self.panels(self.value_size // lanes)))
         for first, panels, vectors in self.panels(self.value_size // lanes):
             with T.serial(panels) as panel:
                 column = T.bind((first + panel * vectors) * lanes)
                 self.each_tile(width, rows, lambda i, r, c=column, n=vectors: self.out_tile(query, i, r, c, n))
 
-    def softmax(self, query: Expr) -> None:
+    def exponentials(self, query: Expr, tops: list[Expr]) -> None:
         """Scores to exponentials; factors[query] = 1 / their sum."""
         lanes = self.lanes
-        tops = [self.over_keys(tirx.max, -math.inf, v, lambda at: self.scores_at(at)) for v in range(self.vectors)]
-        for v in range(self.vectors):
-            top = emit.let(tops[v])
+        together = min(max(1, 4 // self.vectors), self.p.keys)  # one chain of instructions waits for itself
+        sums = [[streams.hold(emit.splat(0.0, lanes)) for _ in tops] for _ in range(together)]
 
-            def power(at: Expr, top: Expr = top) -> Expr:
-                value = emit.let(vector.exp2_limited(self.scores_at(at) - top, emit.bind))
-                emit.store(self.scores, value, at, lanes=lanes)
-                return value
+        def key(number: Expr, sums: list[emit.Register]) -> None:
+            for v, total in enumerate(sums):
+                at = number * self.width + v * lanes
+                score = emit.load(self.scores, at, lanes=lanes)
+                power = emit.let(vector.exp2_limited(score - tops[v], emit.bind))
+                emit.store(self.scores, power, at, lanes=lanes)
+                total.value = total.value + power
 
-            total = emit.let(self.over_keys(operator.add, 0.0, v, power))
+        groups, rest = divmod(self.p.keys, together)
+        with T.serial(groups) as group:
+            for i in range(together):
+                key(group * together + i, sums[i])
+        for i in range(rest):
+            key(groups * together + i, sums[i])
+        for v, top in enumerate(tops):
+            total = emit.let(pairwise([each[v].value for each in sums], operator.add))
             emit.store(self.factors, emit.splat(1.0, lanes) / total, v * lanes, lanes=lanes)
             if "statistics" in self.buffers:
                 first = query + v * lanes
                 value = emit.let(top + vector.log(total, emit.bind) * emit.splat(1 / UNIT, lanes))
                 width = self.queries_left(first)
                 emit.store(self.buffers["statistics"], value, self.b, self.h, first, lanes=lanes, width=width)
-
-    def scores_at(self, at: Expr) -> Expr:
-        return emit.load(self.scores, at, lanes=self.lanes)
-
-    def over_keys(self, combine: Any, start: float, v: int, term: Callable[[Expr], Expr]) -> Expr:
-        """The terms of all keys combined, in one vector of queries; several at a time, for none waits for another."""
-        together = 4
-        count = min(together, self.p.keys)
-        registers = [emit.Register(self.lanes) for _ in range(count)]
-        for register in registers:
-            register.value = emit.splat(start, self.lanes)
-
-        def add(i: int, key: Expr) -> None:
-            at = T.bind(key * self.width + v * self.lanes)
-            registers[i].value = combine(registers[i].value, term(at))
-
-        groups, rest = divmod(self.p.keys, count)
-        with T.serial(groups) as group:
-            for i in range(count):
-                add(i, group * count + i)
-        for i in range(rest):
-            add(i, groups * count + i)
-        return reduce(combine, [register.value for register in registers])
 
     def out_tile(self, query: Expr, first: Expr, rows: int, column: Expr, vectors: int) -> None:
         """Rows ``first`` and following of the block, ``vectors`` vectors from ``column`` on."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -96,7 +95,7 @@ class Saving:
         if self.start is None:
             return begin_epoch
         self.start.restore(module, data)
-        logging.info('Resuming after epoch %d from "%s"', self.start.epoch, self.start.fname)
+        module.logger.info('Resuming after epoch %d from "%s"', self.start.epoch, self.start.fname)
         return max(begin_epoch, self.start.epoch)
 
     def save(self, module: Any, done: int, last: int, data: Sequence[Any]) -> None:

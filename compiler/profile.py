@@ -11,10 +11,11 @@ import tvm
 
 from bucketmod.compiler.kernels.kernel import FLOPS
 from bucketmod.compiler.lowering.calls import KernelCall, Storage
-from bucketmod.compiler.lowering.host import PIPELINE, build_module
+from bucketmod.compiler.lowering.host import PIPELINE, EntryPoint, build_module
 from bucketmod.compiler.lowering.layout import make_entry
 from bucketmod.compiler.pipeline import LoweredProgram, lower_program
 from bucketmod.compiler.program import Program
+from bucketmod.runtime.entry import entry_arguments
 from bucketmod.runtime.memory import aligned_copy, aligned_empty
 
 
@@ -66,24 +67,23 @@ def _runners(
         module = build_module(lowered.functions, entries, layout.offsets, layout.workspace_bytes)
         library = tvm.tirx.build(module, lowered.target.tvm(), pipeline=PIPELINE)
     random = np.random.default_rng(0)
-    tensors: dict[Storage, object] = {}
+    arrays: dict[Storage, np.ndarray] = {}
     for entry in entries:
         for storage in entry.arguments:
-            if storage not in tensors:
+            if storage not in arrays:
                 value = values.get(layout.names.get(storage, ""), storage.value)
                 if value is None:
                     value = random.standard_normal(storage.shape) / 10
-                array = aligned_copy(np.asarray(value).astype(storage.dtype).reshape(storage.shape))
-                tensors[storage] = tvm.runtime.from_dlpack(array)
+                arrays[storage] = aligned_copy(np.asarray(value).astype(storage.dtype).reshape(storage.shape))
     workspace = aligned_empty((max(layout.workspace_bytes, 1),), "uint8")
     workspace[:] = 0
-    memory = tvm.runtime.from_dlpack(workspace)
 
-    def runner(name: str, arguments: list[object]) -> Callable[[], None]:
-        function = library[name]
-        return lambda: function(*arguments)
+    def runner(entry: EntryPoint) -> Callable[[], None]:
+        used = [*(arrays[storage] for storage in entry.arguments), workspace]
+        function, arguments = library[entry.name], entry_arguments(used)
+        return lambda keep=used: function(*arguments)  # type: ignore[misc]  # keep: the arrays live as long
 
-    return [runner(entry.name, [*(tensors[s] for s in entry.arguments), memory]) for entry in entries]
+    return [runner(entry) for entry in entries]
 
 
 def _summarize(lowered: LoweredProgram, calls: Sequence[KernelCall], seconds: np.ndarray) -> list[KernelTime]:

@@ -25,7 +25,7 @@ from bucketmod.runtime.errors import ArtifactError, IncompatibleCpuError
 from bucketmod.runtime.memory import ALIGNMENT, aligned_copy
 from bucketmod.runtime.tvm_runtime import load_library
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MANIFEST_FILE = "manifest.json"
 CONSTANTS_FILE = "constants.npz"
 LIBRARY_FILES = ("module.so", "module.o")
@@ -88,8 +88,8 @@ class Manifest:
     ``compiler``: one line with the versions that made it. ``model_digest``: digest of the program it came from, empty
     for ``update``.
     ``tensors``: every tensor of the program's surface.
-    ``entries``: for each function of the library the names of the tensors that it takes, in order; after them it takes
-    the workspace as a tensor uint8[workspace_bytes] (``update`` entries: flat tensors and scalars, no workspace).
+    ``entries``: for each function of the library the names of the tensors that it takes, in order, and after them the
+    workspace, by address (see :mod:`bucketmod.runtime.entry`; ``update`` entries: flat tensors and scalars).
     ``format_version``: of this description; another version is refused.
     """
 

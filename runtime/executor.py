@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from bucketmod.runtime.artifact import Artifact, TensorSpec
+from bucketmod.runtime.entry import entry_arguments
 from bucketmod.runtime.errors import ArtifactError
 from bucketmod.runtime.parameter_store import ParameterStore
-from bucketmod.runtime.tvm_runtime import tensor
 from bucketmod.runtime.workspace import InputBuffers, Workspace
 
 
@@ -145,11 +145,9 @@ class Executor:
         manifest = self.artifact.manifest
         memory = self._workspace.borrow(self, max(manifest.workspace_bytes, 1))
         arrays = {spec.name: self._array(spec, memory) for spec in manifest.tensors}
-        # The library sees a scalar as a vector of one element.
-        tensors = {name: tensor(array if array.shape else array.reshape(1)) for name, array in arrays.items()}
-        tail = (tensor(memory),)
         self._arrays = arrays
-        calls = self._calls = [tuple(tensors[name] for name in entry) + tail for entry in self._entries]
+        calls = [entry_arguments([*(arrays[name] for name in entry), memory]) for entry in self._entries]
+        self._calls = calls
         self._sums = self._find_sums(arrays)
         seeds = manifest.by_role("seed")
         self._seed = arrays[seeds[0].name] if seeds else None

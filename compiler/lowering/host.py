@@ -22,6 +22,7 @@ from tvm.tirx.compilation_pipeline import register_tir_pipeline
 
 from bucketmod.compiler.kernels.kernel import IN_PLACE, TUNED
 from bucketmod.compiler.lowering.calls import KernelCall, Storage, View
+from bucketmod.runtime.entry import entry_signature
 
 # Blocks to loops, for functions that TVM's own schedules left in that form.
 _LOWER_BLOCKS = [
@@ -45,13 +46,11 @@ _FLATTEN = [
     tirx.transform.StorageRewrite(),
 ]
 # What is left to do once scratch buffers are in their place: TVM's default list would lower everything a second time
-# (which takes longer than LLVM) and would lift scratch buffers out of the scope that names their device.
+# (which takes longer than LLVM), simplify and share expressions (which LLVM does as well), and lift scratch buffers out
+# of the scope that names their device.
 _FINISH = [
     tirx.transform.UnrollLoop(),
-    tirx.transform.StmtSimplify(),
-    tirx.transform.RemoveNoOp(),
     s_tir.RewriteUnsafeSelect(),
-    tirx.transform.CommonSubexprElim(),
     tirx.transform.VerifyMemory(),
     tirx.transform.AnnotateEntryFunc(),
     tirx.transform.SplitHostDevice(),
@@ -73,7 +72,8 @@ register_tir_pipeline(PIPELINE, _finish_pipeline)
 
 @dataclass
 class EntryPoint:
-    """A function of the library: it takes ``arguments`` in this order and last the workspace."""
+    """A function of the library: it takes a signature and the addresses of ``arguments``, in this order, and of the
+    workspace."""
 
     name: str
     arguments: list[Storage]
@@ -132,27 +132,27 @@ def entry_function(
     offsets: dict[Storage, int],
     workspace_bytes: int,
 ) -> tirx.PrimFunc:
-    """The exported function of an entry point. It checks shapes and dtypes of its arguments, then calls the kernels."""
-    buffers = {
-        storage: tirx.decl_buffer(storage.shape, storage.dtype, f"a{index}")
-        for index, storage in enumerate(entry.arguments)
-    }
-    workspace = tirx.decl_buffer((max(workspace_bytes, 1),), "uint8", "workspace")
-
-    flat: dict[Storage, Any] = {}  # arguments that are read from the middle, as one-dimensional buffers
+    """The exported function of an entry point: it checks the signature of its arguments (``runtime.entry``), then
+    calls the kernels."""
+    signature = tirx.Var("signature", ir.PrimType("int64"))
+    pointers = {s: tirx.Var(f"a{index}", _pointer(s.dtype)) for index, s in enumerate(entry.arguments)}
+    workspace_pointer = tirx.Var("workspace", _pointer("uint8"))
+    workspace_bytes = max(workspace_bytes, 1)
+    workspace = tirx.decl_buffer((workspace_bytes,), "uint8", "workspace_bytes", data=workspace_pointer)
+    flat: dict[Storage, Any] = {}  # arguments that are read from the middle
 
     def address(view: View) -> Any:
         storage = view.storage
-        if storage not in buffers:
+        if storage not in pointers:
             return tirx.address_of(workspace[offsets[storage] + view.offset])
         if view.offset == 0:
-            return buffers[storage].data
+            return pointers[storage]
         if storage not in flat:
-            count = math.prod(storage.shape)
-            flat[storage] = tirx.decl_buffer((count,), storage.dtype, f"{buffers[storage].name}_flat")
+            count, name = math.prod(storage.shape), f"{pointers[storage].name}_flat"
+            flat[storage] = tirx.decl_buffer((count,), storage.dtype, name, data=pointers[storage])
         return tirx.address_of(flat[storage][view.offset // np.dtype(storage.dtype).itemsize])
 
-    body = [
+    calls = [
         tirx.Evaluate(
             ir.Call(
                 private[call.function.name_hint],
@@ -162,11 +162,17 @@ def entry_function(
         )
         for call in entry.calls
     ]
-    body = [tirx.DeclBuffer(buffer, data=buffers[storage].data) for storage, buffer in flat.items()] + body
-    if len(body) < 2:  # a sequence may not be shorter
-        body += [tirx.Evaluate(tirx.IntImm("int32", 0))] * 2
+    expected = entry_signature([*(storage.nbytes for storage in entry.arguments), workspace_bytes])
+    body = [
+        tirx.AssertStmt(signature == tirx.IntImm("int64", expected), ir.StringImm("ValueError"), [
+            ir.StringImm(f"{entry.name}: the arguments do not have the sizes that this library was compiled for")
+        ]),
+        tirx.DeclBuffer(workspace, data=workspace_pointer),
+        *(tirx.DeclBuffer(buffer, data=pointers[storage]) for storage, buffer in flat.items()),
+        *calls,
+    ]  # fmt: skip
     attrs = ir.make_node("ir.DictAttrs", **{"s_tir": True, "tirx.noalias": True, "global_symbol": entry.name})
-    return tirx.PrimFunc([*buffers.values(), workspace], tirx.SeqStmt(body), attrs=attrs)
+    return tirx.PrimFunc([signature, *pointers.values(), workspace_pointer], tirx.SeqStmt(body), attrs=attrs)
 
 
 def build_module(

@@ -13,8 +13,8 @@ from bucketmod.compiler.pipeline import compile_program
 from bucketmod.compiler.program import Program
 from bucketmod.compiler.target import parse_target
 from bucketmod.runtime.artifact import Artifact
+from bucketmod.runtime.entry import entry_arguments
 from bucketmod.runtime.memory import aligned_copy, aligned_empty
-from bucketmod.runtime.tvm_runtime import tensor
 
 
 class CompiledProgram:
@@ -61,7 +61,7 @@ class OnCpu:
                 arrays[spec.name] = fences[-1].array
         for entry in [name for name in ("infer", "forward", "backward") if name in manifest.entries]:
             names = manifest.entries[entry]
-            self.artifact.function(entry)(*[tensor(arrays[name]) for name in names], tensor(workspace))
+            self.artifact.function(entry)(*entry_arguments([*(arrays[name] for name in names), workspace]))
         for fence in fences:
             fence.check()
         return {

@@ -13,6 +13,8 @@ from bucketmod.compiler.lowering.calls import read_calls
 from bucketmod.compiler.lowering.host import EntryPoint, build_module
 from bucketmod.compiler.lowering.plan import lifetimes, plan_offsets, share_in_place
 from bucketmod.compiler.target import parse_target
+from bucketmod.runtime.entry import entry_arguments
+from bucketmod.runtime.memory import aligned_copy, aligned_zeros
 
 SIZE = 1000
 TYPE = relax.TensorType((SIZE,), "float32")
@@ -85,10 +87,10 @@ def test_numbers_are_the_same_in_place():
     functions = {var: f for var, f in module.functions_items() if isinstance(f, tvm.tirx.PrimFunc)}
     entry = EntryPoint("run", read.inputs, read.calls)
     built = tvm.tirx.build(build_module(functions, [entry], offsets, total), parse_target("cpu").tvm(), "bucketmod")
-    a, b = (np.random.default_rng(i).standard_normal(SIZE).astype(np.float32) for i in range(2))
-    workspace = tvm.runtime.tensor(np.zeros(total, np.uint8))
-    built["run"](tvm.runtime.tensor(a), tvm.runtime.tensor(b), workspace)
-    got = workspace.numpy()[: 4 * SIZE].view(np.float32)
+    a, b = (aligned_copy(np.random.default_rng(i).standard_normal(SIZE).astype(np.float32)) for i in range(2))
+    workspace = aligned_zeros(total, np.uint8)
+    built["run"](*entry_arguments([a, b, workspace]))
+    got = workspace[: 4 * SIZE].view(np.float32)
 
     def sums(x, y):
         return x + np.append(x[1:], np.float32(0)) + y

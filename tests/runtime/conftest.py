@@ -14,25 +14,38 @@ import tvm  # here, at collection: a process whose first import is the runtime's
 
 from bucketmod.runtime.artifact import Manifest, TensorSpec
 from bucketmod.runtime.cpu import host_flags
+from bucketmod.runtime.entry import entry_signature
 
 # out = scale * x * w, with scale a constant; its gradients towards w and x. Training keeps x * w in the workspace at 0
 # and puts out at 64 * (bytes rounded up), the gradient of x behind it.
 _SOURCE = """@I.ir_module
 class M:
     @T.prim_func(s_tir=True)
-    def {forward}(X: T.Buffer(({n},), "float32"), W: T.Buffer(({n},), "float32"), S: T.Buffer((1,), "float32"),
-                seed: T.Buffer((2,), "int64"), workspace: T.Buffer(({size},), "uint8")):
+    def {forward}(signature: T.int64, Xp: T.handle("float32"), Wp: T.handle("float32"),
+                Sp: T.handle("float32"), seedp: T.handle("int64"), workspacep: T.handle("uint8")):
         T.func_attr({{"tirx.noalias": True, "global_symbol": "{forward}"}})
+        assert signature == T.int64({forward_signature}), "sizes"
+        X = T.decl_buffer(({n},), "float32", data=Xp)
+        W = T.decl_buffer(({n},), "float32", data=Wp)
+        S = T.decl_buffer((1,), "float32", data=Sp)
+        seed = T.decl_buffer((2,), "int64", data=seedp)
+        workspace = T.decl_buffer(({size},), "uint8", data=workspacep)
         kept = T.decl_buffer(({n},), "float32", data=T.address_of(workspace[0]))
         out = T.decl_buffer(({n},), "float32", data=T.address_of(workspace[{at_out}]))
         for i in range({n}):
             kept[i] = X[i] * W[i]
             out[i] = kept[i] * S[0] + T.Cast("float32", seed[1])
     @T.prim_func(s_tir=True)
-    def backward(X: T.Buffer(({n},), "float32"), W: T.Buffer(({n},), "float32"), S: T.Buffer((1,), "float32"),
-                 H: T.Buffer(({n},), "float32"), DW: T.Buffer(({n},), "float32"),
-                 workspace: T.Buffer(({size},), "uint8")):
+    def backward(signature: T.int64, Xp: T.handle("float32"), Wp: T.handle("float32"), Sp: T.handle("float32"),
+                 Hp: T.handle("float32"), DWp: T.handle("float32"), workspacep: T.handle("uint8")):
         T.func_attr({{"tirx.noalias": True, "global_symbol": "backward"}})
+        assert signature == T.int64({backward_signature}), "sizes"
+        X = T.decl_buffer(({n},), "float32", data=Xp)
+        W = T.decl_buffer(({n},), "float32", data=Wp)
+        S = T.decl_buffer((1,), "float32", data=Sp)
+        H = T.decl_buffer(({n},), "float32", data=Hp)
+        DW = T.decl_buffer(({n},), "float32", data=DWp)
+        workspace = T.decl_buffer(({size},), "uint8", data=workspacep)
         kept = T.decl_buffer(({n},), "float32", data=T.address_of(workspace[0]))
         dx = T.decl_buffer(({n},), "float32", data=T.address_of(workspace[{at_dx}]))
         for i in range({n}):
@@ -46,7 +59,9 @@ def _build_object(mode: str, n: int, path: Path) -> None:
     from tvm.script import from_source
 
     step = -(-4 * n // 64) * 64
-    names = dict(n=n, size=3 * step, at_out=step, at_dx=2 * step, forward="forward" if mode == "train" else "infer")
+    names = dict(n=n, size=3 * step, at_out=step, at_dx=2 * step, forward="forward" if mode == "train" else "infer",
+                 forward_signature=entry_signature([4 * n, 4 * n, 4, 16, 3 * step]),
+                 backward_signature=entry_signature([4 * n, 4 * n, 4, 4 * n, 4 * n, 3 * step]))  # fmt: skip
     module = from_source(_SOURCE.format(**names))
     if mode == "infer":
         module = tvm.IRModule({var: f for var, f in module.functions_items() if var.name_hint == "infer"})

@@ -39,7 +39,7 @@ def test_other_files_are_refused(text):
 
 
 def hostile_fields():
-    yield from [("format_version", 2), ("format_version", "1"), ("format_version", True), ("mode", "eval")]
+    yield from [("format_version", 1), ("format_version", "2"), ("format_version", True), ("mode", "eval")]
     yield from [("library", "../../evil.so"), ("library", "/bin/sh"), ("library", ["module.so"])]
     yield from [("library_sha256", ""), ("library_sha256", "g" * 64), ("constants_sha256", "../x")]
     yield from [("workspace_bytes", -1), ("workspace_bytes", 1e30), ("workspace_bytes", 1 << 70), ("nodes", None)]

@@ -94,9 +94,18 @@ class Checkpoint:
             module.set_progress(self.progress)
         for iterator, state in zip(data, self.data, strict=False):
             if iterator is not None and state is not None:
-                iterator.set_state(state)
+                self._restore_data(iterator, state)
         if self.random is not None:
             progress.set_random_states(self.random)
+
+    def _restore_data(self, iterator: Any, state: Any) -> None:
+        try:
+            iterator.set_state(state)
+        except MXNetError as error:
+            raise MXNetError(
+                f"the data are not those of checkpoint {self.fname} ({error}). To go on with other data, load the "
+                "checkpoint, set its data to [] and give it to fit(resume=...)"
+            ) from None
 
 
 def _difference(ours: Mapping[str, NDArray], theirs: Mapping[str, NDArray]) -> str:

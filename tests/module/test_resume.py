@@ -148,6 +148,18 @@ def test_a_checkpoint_of_something_else_is_refused():
         train(2, momentum, 1, resume=found)
 
 
+def test_going_on_with_other_data_has_to_be_said():
+    train(1, momentum, 1, checkpoint_prefix="run")
+    more = mx.io.NDArrayIter(values(30, FEATURES), np.zeros(30), BATCH, shuffle=True)
+    module = mx.mod.Module(with_dropout())
+    with pytest.raises(mx.MXNetError, match="set its data"):
+        module.fit(more, num_epoch=2, resume="auto", checkpoint_prefix="run", **momentum())
+    found = mx.checkpoint.load("run", 1)
+    found.data = []
+    module.fit(more, num_epoch=2, resume=found, **momentum())
+    assert module._optimizer.num_update == 4 + 8  # rolled over, then filled up
+
+
 def test_arguments_that_make_no_sense():
     for wrong, error in (
         ({"resume": "auto"}, "checkpoint_prefix"),

@@ -1,10 +1,11 @@
-"""Records MXNet 1.9.1's stores: sums over devices, updates on the store, row_sparse pushes and pulls, and
-2-bit compression with residuals.
+"""Records MXNet 1.9.1's stores: sums over devices, updates on the store, row_sparse pushes and pulls,
+2-bit compression with residuals, and modules of two contexts that train through stores.
 
 The cases are functions of the package (``mx``); the tests run them with ours. Run with MXNet's Python 3.9
 environment: writes kvstore.npz beside this file.
 """
 
+import os
 import pathlib
 
 import numpy as np
@@ -84,9 +85,45 @@ def run_sparse(mx, case):
     return np.concatenate(found)
 
 
+MODULES = {
+    "sgd local": ("local", "sgd", {"momentum": 0.9, "wd": 0.01}, None, "1"),
+    "adam device": ("device", "adam", {"learning_rate": 0.02}, None, "1"),
+    "adam on the devices": ("local", "adam", {"learning_rate": 0.02}, None, "0"),
+    "lamb on the devices": ("device", "lamb", {"learning_rate": 0.02}, None, "0"),
+    "nag without store": (None, "nag", {"momentum": 0.9}, None, "1"),
+    "sgd compressed": ("device", "sgd", {"learning_rate": 0.05}, {"type": "2bit", "threshold": 0.1}, "1"),
+    "rmsprop compressed, on the devices": ("device", "rmsprop", {}, {"type": "2bit", "threshold": 0.05}, "0"),
+}
+
+
+def run_module(mx, case):
+    """The parameters of a network of two layers after six batches on two contexts."""
+    kind, name, options, compression, on_store = MODULES[case]
+    rng = np.random.RandomState(2)
+    one = mx.sym.FullyConnected(mx.sym.Variable("data"), num_hidden=6, name="one")
+    two = mx.sym.FullyConnected(mx.sym.Activation(one, act_type="tanh"), num_hidden=4, name="two")
+    net = mx.sym.SoftmaxOutput(two, name="softmax")
+    module = mx.mod.Module(net, context=[mx.cpu(0), mx.cpu(1)], compression_params=compression)
+    module.bind([("data", (6, 5))], [("softmax_label", (6,))])
+    shapes = {"one_weight": (6, 5), "one_bias": (6,), "two_weight": (4, 6), "two_bias": (4,)}
+    module.init_params(arg_params={key: mx.nd.array(0.5 * rng.randn(*shape)) for key, shape in shapes.items()})
+    os.environ["MXNET_UPDATE_ON_KVSTORE"] = on_store
+    try:
+        module.init_optimizer(kvstore=kind, optimizer=name, optimizer_params=options)
+    finally:
+        del os.environ["MXNET_UPDATE_ON_KVSTORE"]
+    for _ in range(6):
+        batch = mx.io.DataBatch([mx.nd.array(rng.randn(6, 5))], [mx.nd.array(rng.randint(0, 4, 6))])
+        module.forward_backward(batch)
+        module.update()
+    params, _ = module.get_params()
+    return np.concatenate([params[key].asnumpy().ravel() for key in shapes])
+
+
 if __name__ == "__main__":
     import mxnet
 
     recorded = {case: run(mxnet, case) for case in CASES}
     recorded.update({"sparse " + case: run_sparse(mxnet, case) for case in SPARSE})
+    recorded.update({"module " + case: run_module(mxnet, case) for case in MODULES})
     np.savez_compressed(pathlib.Path(__file__).parent / "kvstore.npz", **recorded)

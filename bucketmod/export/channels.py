@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 
@@ -51,8 +52,9 @@ def _of_batch(node: NodeExport, inputs: list[Tensor], output: Tensor, moving: li
     node.emit("BatchNorm", inputs, [output, mean, inverse, variance], FUNCTION_DOMAIN, epsilon=float(node.attrs["eps"]))
     momentum = float(node.attrs["momentum"])
     for state, found in zip(moving, (mean, variance), strict=True):
-        fresh = node.op("Mul", [found, node.constant(1 - momentum)])
-        node.replace(
-            state, lambda old, fresh=fresh: node.op("Add", [node.op("Mul", [old, node.constant(momentum)]), fresh])
-        )
+        node.replace(state, _moving_average(node, node.op("Mul", [found, node.constant(1 - momentum)]), momentum))
     return [mean, inverse]
+
+
+def _moving_average(node: NodeExport, fresh: Tensor, momentum: float) -> Callable[[Tensor], Tensor]:
+    return lambda old: node.op("Add", [node.op("Mul", [old, node.constant(momentum)]), fresh])

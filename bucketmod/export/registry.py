@@ -90,8 +90,8 @@ class NodeExport:
         self._emitted += 1
         self._writer.node(name, op_type, inputs, outputs, attributes, domain)
 
-    def integers(self, values: int | Sequence[int]) -> Tensor:
-        """An int64 constant: a scalar or a vector."""
+    def integers(self, values: int | Sequence[int] | np.ndarray) -> Tensor:
+        """An int64 constant: a scalar, a vector, or whatever shape an array has."""
         return self._writer.constant(np.asarray(values, np.int64))
 
     def constant(self, value: Any, dtype: np.dtype | None = None) -> Tensor:

@@ -8,7 +8,7 @@ import mxnet as mx
 import numpy as np
 
 parser = argparse.ArgumentParser()
-parser.add_argument("--network", choices=["mlp", "batch_norm"], default="mlp")
+parser.add_argument("--network", choices=["mlp", "batch_norm", "lenet"], default="mlp")
 parser.add_argument("--prefix", required=True)
 parser.add_argument("--num-epochs", type=int, default=5)
 parser.add_argument("--batch-size", type=int, default=20)
@@ -63,10 +63,22 @@ def batch_norm(data):
     return mx.sym.FullyConnected(data=mx.sym.Dropout(net, p=0.2), name="fc2", num_hidden=10)
 
 
+def lenet(data):
+    net = mx.sym.Convolution(data=data, name="conv1", kernel=(3, 3), num_filter=8)
+    net = mx.sym.Activation(data=net, act_type="tanh")
+    net = mx.sym.Pooling(data=net, pool_type="max", kernel=(2, 2), stride=(2, 2))
+    net = mx.sym.Convolution(data=net, name="conv2", kernel=(3, 3), pad=(1, 1), num_filter=16)
+    net = mx.sym.Activation(data=net, act_type="tanh")
+    net = mx.sym.Pooling(data=net, pool_type="max", kernel=(2, 2), stride=(2, 2), pooling_convention="full")
+    net = mx.sym.FullyConnected(data=mx.sym.Flatten(data=net), name="fc1", num_hidden=32)
+    net = mx.sym.Activation(data=net, act_type="tanh")
+    return mx.sym.FullyConnected(data=net, name="fc2", num_hidden=10)
+
+
 images, labels = digits(1200, seed=1)
 train = mx.io.NDArrayIter(images, labels, batch_size=args.batch_size, shuffle=True)
 valid = mx.io.NDArrayIter(*digits(210, seed=2), batch_size=args.batch_size)
-network = {"mlp": mlp, "batch_norm": batch_norm}[args.network](mx.sym.Variable("data"))
+network = {"mlp": mlp, "batch_norm": batch_norm, "lenet": lenet}[args.network](mx.sym.Variable("data"))
 network = mx.sym.SoftmaxOutput(data=network, name="softmax")
 
 model = mx.mod.Module(symbol=network, context=mx.cpu())

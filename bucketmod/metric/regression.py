@@ -15,15 +15,6 @@ class _ErrorMetric(EvalMetric):
     """The mean over arrays of a distance between labels and predictions; vectors are taken as columns."""
 
     distance: Callable[[numpy.ndarray], Any]
-    default_name = ""
-
-    def __init__(
-        self,
-        name: str | None = None,
-        output_names: Sequence[str] | None = None,
-        label_names: Sequence[str] | None = None,
-    ) -> None:
-        super().__init__(name or self.default_name, output_names, label_names, has_global_stats=True)
 
     def update(self, labels: Sequence[NDArray], preds: Sequence[NDArray]) -> None:
         labels, preds = check_label_shapes(labels, preds, wrap=True)
@@ -40,24 +31,45 @@ def _column(array: NDArray) -> numpy.ndarray:
 class MAE(_ErrorMetric):
     """Mean absolute error, averaged over arrays."""
 
-    default_name = "mae"
     distance = staticmethod(lambda error: numpy.abs(error).mean())
+
+    def __init__(
+        self,
+        name: str = "mae",
+        output_names: Sequence[str] | None = None,
+        label_names: Sequence[str] | None = None,
+    ) -> None:
+        super().__init__(name, output_names, label_names, has_global_stats=True)
 
 
 @register
 class MSE(_ErrorMetric):
     """Mean squared error, averaged over arrays."""
 
-    default_name = "mse"
     distance = staticmethod(lambda error: numpy.square(error).mean())
+
+    def __init__(
+        self,
+        name: str = "mse",
+        output_names: Sequence[str] | None = None,
+        label_names: Sequence[str] | None = None,
+    ) -> None:
+        super().__init__(name, output_names, label_names, has_global_stats=True)
 
 
 @register
 class RMSE(_ErrorMetric):
     """Root of the mean squared error of each array, averaged over arrays."""
 
-    default_name = "rmse"
     distance = staticmethod(lambda error: numpy.sqrt(numpy.square(error).mean()))
+
+    def __init__(
+        self,
+        name: str = "rmse",
+        output_names: Sequence[str] | None = None,
+        label_names: Sequence[str] | None = None,
+    ) -> None:
+        super().__init__(name, output_names, label_names, has_global_stats=True)
 
 
 @register
@@ -72,7 +84,7 @@ class Loss(EvalMetric):
     ) -> None:
         super().__init__(name, output_names, label_names, has_global_stats=True)
 
-    def update(self, labels: Any, preds: Any) -> None:
+    def update(self, _: Any, preds: Any) -> None:
         for pred in [preds] if isinstance(preds, NDArray) else preds:
             self._count(pred.numpy_view().sum(), pred.size)
 

@@ -108,8 +108,9 @@ class _Emitter:
                 value = emit.let(emit.load(self.a, *at, lanes=lanes))
                 emit.store(self.packed_a, value, self.a_place(local, rows, first + i) + offset, lanes=lanes)
                 if totals:
-                    counted = value * emit.splat(weights[self.first_k + first + i], lanes) if weights is not None else value
-                    totals[offset].value = totals[offset].value + counted
+                    if weights is not None:
+                        value = value * emit.splat(weights[self.first_k + first + i], lanes)
+                    totals[offset].value = totals[offset].value + value
         if totals:
             self.add_to_sums(first, first_row, parts, totals)
 
@@ -136,17 +137,25 @@ class _Emitter:
             self.each_panel(lambda *panel: self.pack_row(k, *panel))
 
     def pack_transposed(self, local: Expr, first_column: Expr, columns: int) -> None:
+        full, rest = divmod(columns, self.plan.lanes)
+        if full:
+            with T.serial(full) as v:  # a transpose is long code
+                self.pack_square(local, first_column, T.bind(v * self.plan.lanes), self.plan.lanes)
+        if rest:
+            self.pack_square(local, first_column, full * self.plan.lanes, rest)
+
+    def pack_square(self, local: Expr, first_column: Expr, offset: Expr, width: int) -> None:
+        """The columns of one vector of a panel."""
         lanes = self.plan.lanes
-        for offset, width in self.vectors(columns):
 
-            def source(row: int, k: Expr, count: int, offset: int = offset) -> Expr:
-                at = (*self.b_lead, first_column + offset + row, self.first_k + k)
-                return emit.load(self.b, *at, lanes=lanes, width=count)
+        def source(row: int, k: Expr, count: int) -> Expr:
+            at = (*self.b_lead, first_column + offset + row, self.first_k + k)
+            return emit.load(self.b, *at, lanes=lanes, width=count)
 
-            def target(k: Expr, value: Expr, offset: int = offset) -> None:
-                emit.store(self.packed_b, value, self.b_place(local, k, offset), lanes=lanes)
+        def target(k: Expr, value: Expr) -> None:
+            emit.store(self.packed_b, value, self.b_place(local, k, offset), lanes=lanes)
 
-            emit.copy_transposed(source, target, self.depth, width, lanes)
+        emit.copy_transposed(source, target, self.depth, width, lanes)
 
     def pack_row(self, k: Expr, local: Expr, first_column: Expr, columns: int) -> None:
         def copy(source: Any, row: Expr) -> None:
@@ -169,7 +178,7 @@ class _Emitter:
     def a_place(self, local: Expr, rows: int, k: Expr) -> Expr:
         return local * (self.plan.tile_rows * self.plan.depth) + k * rows
 
-    def b_place(self, local: Expr, k: Expr, offset: int) -> Expr:
+    def b_place(self, local: Expr, k: Expr, offset: Expr) -> Expr:
         return (local * self.plan.depth + k) * self.columns + offset
 
     def vectors(self, columns: int) -> list[tuple[int, int]]:

@@ -165,6 +165,7 @@ ALLOWED: dict[tuple[str, str], Check] = {
     (DOMAIN, "BatchNorm"): _batch_norm,
     ("", "BatchNormalization"): _batch_normalization,
     **{("", name): _windows for name in ("Conv", "ConvTranspose", "MaxPool", "AveragePool")},
+    ("", "GlobalAveragePool"): _anything,
     **{(DOMAIN, name): _anything for name in ATTENTION},
     (DOMAIN, "LSTM"): _anything,
     (DOMAIN, "GRU"): _anything,

@@ -290,6 +290,7 @@ RULES: dict[tuple[str, str], Rule] = {
     ("", "ConvTranspose"): windows.conv_transpose,
     ("", "MaxPool"): windows.max_pool,
     ("", "AveragePool"): windows.average_pool,
+    ("", "GlobalAveragePool"): windows.global_average_pool,
 }
 
 

@@ -73,3 +73,12 @@ def average_pool(node: NodeProto, gradients: Sequence[str], wanted: Sequence[boo
     options = _options(node, len(shape) - 2)
     options["count_include_pad"] = attributes(node).get("count_include_pad", 0)
     return [emit.op("AveragePoolGrad", [gradients[0], emit.constant(shape, np.int64)], DOMAIN, **options)]
+
+
+def global_average_pool(
+    node: NodeProto, gradients: Sequence[str], wanted: Sequence[bool], emit: Emitter
+) -> Sequence[str]:
+    given = emit.types[node.input[0]]
+    share = emit.number_like(node.input[0], given.shape[0] * given.shape[1] / given.size)
+    shape = emit.constant(given.shape, np.int64)
+    return [emit.op("Expand", [emit.op("Mul", [gradients[0], share]), shape])]

@@ -229,6 +229,13 @@ def average_pool_grad(context: ImportContext, node: Node, inputs: list[Any]) -> 
     return context.reshape(geometry.cropped(context, result, geometry.planes, geometry.image), shape)
 
 
+@converter("GlobalAveragePool", "GlobalMaxPool")
+def global_pool(context: ImportContext, node: Node, inputs: list[Any]) -> Any:
+    reduce = op.mean if node.op_type == "GlobalAveragePool" else op.max
+    axes = list(range(2, len(context.shape(inputs[0]))))
+    return context.emit(reduce(inputs[0], axes, keepdims=True))
+
+
 def _averaged(context: ImportContext, node: Node, geometry: _Geometry, sums: Any) -> Any:
     """Divided by the values of a window: all of them, or those that are no padding."""
     windows = geometry.windows

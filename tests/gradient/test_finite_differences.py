@@ -160,6 +160,7 @@ CASES = [
     windows("AveragePool", (2, 1, 5, 5), (2, 1, 3, 3), kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1]),
     windows("AveragePool", (2, 1, 5, 5), (2, 1, 3, 3), kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1],
             count_include_pad=1),
+    Case("GlobalAveragePool", "GlobalAveragePool", {"a": (2, 3, 4, 5)}, {"y": (2, 3, 1, 1)}),
     *(gemm(ta, tb, (5,)) for ta in (0, 1) for tb in (0, 1)),
     *(gemm(0, 1, c) for c in (None, (3, 5), (1, 5), (3, 1), ())), gemm(1, 0, (5,), alpha=0.5, beta=2.0),
     *(matmul(a, b) for a, b in [

@@ -22,6 +22,20 @@ def batch_norm_of_the_last(mx):
     return mx.sym.SoftmaxOutput(mx.sym.FullyConnected(net, num_hidden=CLASSES, name="fc2"), name="softmax")
 
 
+def convolutions(mx):
+    """Images cut from the rows of data: convolutions, normalised, pooled, and a deconvolution."""
+    net = mx.sym.Reshape(mx.sym.Variable("data"), shape=(-1, 1, 1, INPUTS))
+    net = mx.sym.broadcast_axis(net, axis=2, size=4)
+    net = mx.sym.Convolution(net, kernel=(3, 3), pad=(1, 1), num_filter=4, no_bias=True, name="conv1")
+    net = mx.sym.Activation(mx.sym.BatchNorm(net, fix_gamma=False, name="bn1"), act_type="relu")
+    net = mx.sym.Pooling(net, kernel=(2, 2), stride=(2, 2), pool_type="max", pooling_convention="full")
+    net = mx.sym.Deconvolution(net, kernel=(2, 2), num_filter=3, name="deconv1")
+    net = mx.sym.Convolution(net, kernel=(2, 2), stride=(1, 2), num_filter=4, name="conv2")
+    net = mx.sym.LeakyReLU(net, slope=0.2)
+    net = mx.sym.Flatten(mx.sym.Pooling(net, global_pool=True, kernel=(1, 1), pool_type="avg"))
+    return mx.sym.SoftmaxOutput(mx.sym.FullyConnected(net, num_hidden=CLASSES, name="fc"), name="softmax")
+
+
 def _head(operator, **options):
     def model(mx):
         net = mx.sym.FullyConnected(mx.sym.Variable("data"), num_hidden=CLASSES, name="fc")
@@ -33,6 +47,7 @@ def _head(operator, **options):
 MODELS = {
     "batch_norm": batch_norm,
     "batch_norm_of_the_last": batch_norm_of_the_last,
+    "convolutions": convolutions,
     "linear": _head("LinearRegressionOutput"),
     "mae": _head("MAERegressionOutput", grad_scale=2.0),
     "logistic": _head("LogisticRegressionOutput"),

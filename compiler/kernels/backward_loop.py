@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +9,7 @@ from tvm.tirx.script import builder as T
 
 from bucketmod.compiler.kernels import emission as emit
 from bucketmod.compiler.kernels.cells import States
-from bucketmod.compiler.kernels.loop_emission import LoopEmitter, Sums
+from bucketmod.compiler.kernels.loop_emission import LoopEmitter, Sums, Tile
 
 if TYPE_CHECKING:
     from bucketmod.compiler.kernels.time_loop import BackwardLoop
@@ -24,6 +23,7 @@ class BackwardEmitter(LoopEmitter):
 
     def run(self) -> None:
         """Step s multiplies the gate gradients of the step before it by Wh; with dh0 wanted there is one more step."""
+        self.sums = 1
         self.names = ["dX", "dP"] if self.cell.apart else ["dX"]
         with self.threads():
             self.loop_over_time()
@@ -39,7 +39,7 @@ class BackwardEmitter(LoopEmitter):
                 self.store("dc0", self.load("dcn", row, unit=unit) if given else zeros, row, unit=unit)
             if self.cell.apart:
                 self.store_padded("carry", zeros, row, unit=unit)
-        self.over_time(loop.steps + loop.wants_h0, self.begin, self.tile)
+        self.over_time(loop.steps + loop.wants_h0, self.begin)
         with self.shared(self.tiling.units) as unit:
             self.sum_bias(unit)
 
@@ -54,58 +54,51 @@ class BackwardEmitter(LoopEmitter):
             emit.prefetch(self.buffers["packed"], unit, k + _ROWS_AHEAD, 0)
             emit.store(self.buffers["packed"], self.load("W", k, unit=unit), unit, k, 0, lanes=self.lanes)
 
-    def tile(self, first_unit: Expr, width: int, tile: Expr, rows: int) -> None:
-        first = self.first_row(tile)
-        sums = {at: emit.Register(self.lanes) for at in itertools.product(range(rows), range(width))}
+    def product(self, tile: Tile, sums: Sums) -> None:
+        """The gate gradients of the step before this one, which is the time after it, times Wh."""
+        gradient, packed = self.buffers[self.names[-1]], self.buffers["packed"]
         with T.If(self.step == 0):
             with T.Then():
                 for (row, v), total in sums.items():
+                    at = tile.first + row
                     given = "dhn" in self.buffers
-                    dhn = self.load("dhn", first + row, unit=first_unit + v) if given else emit.splat(0.0, self.lanes)
-                    total.value = dhn
+                    total.value = self.load("dhn", at, unit=tile.unit + v) if given else emit.splat(0.0, self.lanes)
             with T.Else():
-                self.fetch_rows(self.touched(), self.time, first_unit, first, rows, width)
-                self.product(sums, first_unit, width, tile, first, rows)
-        (buffer,) = self.spill(sums, rows, 1)
-        with T.serial(width) as v:
-            unit = T.bind(first_unit + v)
-            if not self.loop.wants_h0:
-                self.equations_of_rows(unit, tile, first, rows, lambda row: self.spilled(buffer, v, row, rows))
-                return
-            with T.If(self.step < self.loop.steps):
-                with T.Then():
-                    self.equations_of_rows(unit, tile, first, rows, lambda row: self.spilled(buffer, v, row, rows))
-                with T.Else(), T.serial(rows) as row:
-                    dh0 = self.state_gradient(unit, first + row, self.spilled(buffer, v, row, rows))
-                    self.store("dh0", dh0, first + row, unit=unit)
+                for total in sums.values():
+                    total.value = emit.splat(0.0, self.lanes)
+                after = T.bind(self.time - 1 if self.loop.reverse else self.time + 1)
+                emit.multiply(
+                    sums,
+                    self.cell.gates * self.loop.hidden,
+                    lambda row, k: gradient[after, tile.first + row, k],
+                    lambda v, k: emit.load(packed, tile.unit + v, k, 0, lanes=self.lanes),
+                    lambda k: self.fetch_weights(tile, k),
+                )
 
     def touched(self) -> dict[str, int]:
-        """Sequences that the equations read or write at this time, with the number of arrays in each."""
         names = {"gates": self.cell.saved, "cells": 1, "Y": 1, "dY": 1}
         if not self.loop.in_place:
             names |= {"dX": self.cell.gates, "dP": self.cell.gates}
         return {name: arrays for name, arrays in names.items() if name in self.buffers}
 
-    def product(self, sums: Sums, first_unit: Expr, width: int, tile: Expr, first: Expr, rows: int) -> None:
-        """The gate gradients of the step before this one, which is the time after it, times Wh."""
-        for total in sums.values():
-            total.value = emit.splat(0.0, self.lanes)
-        after = T.bind(self.time - 1 if self.loop.reverse else self.time + 1)
-        gradient, depth = self.buffers[self.names[-1]], self.cell.gates * self.loop.hidden
-        emit.multiply(
-            sums,
-            depth,
-            lambda row, k: gradient[after, first + row, k],
-            lambda v, k: emit.load(self.buffers["packed"], first_unit + v, k, 0, lanes=self.lanes),
-            lambda k: self.fetch_weights(first_unit, width, tile, rows, k),
-        )
+    def equations_of_rows(self, tile: Tile, unit: Expr, sums: Callable[[Expr], list[Expr]]) -> None:
+        def dh(row: Expr) -> Expr:
+            (product,) = sums(row)
+            return self.state_gradient(unit, tile.first + row, product)
+
+        if not self.loop.wants_h0:
+            self.gradients(tile, unit, dh)
+            return
+        with T.If(self.step < self.loop.steps):
+            with T.Then():
+                self.gradients(tile, unit, dh)
+            with T.Else(), T.serial(tile.rows) as row:
+                self.store("dh0", dh(row), tile.first + row, unit=unit)
 
     def state_gradient(self, unit: Expr, row: Expr, product: Expr) -> Expr:
         return product + self.load_padded("carry", row, unit=unit) if self.cell.apart else product
 
-    def equations_of_rows(
-        self, unit: Expr, tile: Expr, first: Expr, rows: int, product: Callable[[Expr], Expr]
-    ) -> None:
+    def gradients(self, tile: Tile, unit: Expr, dh: Callable[[Expr], Expr]) -> None:
         """The equations for each row, and the sums over rows for the bias."""
         sums = [emit.Register(self.lanes) for _ in self.names for _ in range(self.cell.gates)]
         with T.If(self.step == 0):
@@ -114,12 +107,11 @@ class BackwardEmitter(LoopEmitter):
                     total.value = emit.splat(0.0, self.lanes)
             with T.Else():
                 for i, total in enumerate(sums):
-                    total.value = self.load_padded("sums", tile, i, unit=unit)
-        with T.serial(rows) as row:
-            dh = self.state_gradient(unit, first + row, product(row))
-            self.equations(unit, T.bind(first + row), dh, sums)
+                    total.value = self.load_padded("sums", tile.number, i, unit=unit)
+        with T.serial(tile.rows) as row:
+            self.equations(unit, T.bind(tile.first + row), dh(row), sums)
         for i, total in enumerate(sums):
-            self.store_padded("sums", total.value, tile, i, unit=unit)
+            self.store_padded("sums", total.value, tile.number, i, unit=unit)
 
     def equations(self, unit: Expr, row: Expr, dh: Expr, sums: list[emit.Register]) -> None:
         cell, at = self.cell, (self.time, row)

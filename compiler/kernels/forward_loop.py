@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import functools
-import itertools
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from tvm.tirx.script import builder as T
 
 from bucketmod.compiler.kernels import emission as emit
-from bucketmod.compiler.kernels.loop_emission import LoopEmitter, when
+from bucketmod.compiler.kernels.loop_emission import LoopEmitter, Sums, Tile
 
 if TYPE_CHECKING:
     from bucketmod.compiler.kernels.time_loop import ForwardLoop
@@ -21,6 +20,7 @@ class ForwardEmitter(LoopEmitter):
     loop: ForwardLoop
 
     def run(self) -> None:
+        self.sums = self.cell.gates
         with self.threads():
             self.loop_over_time()
 
@@ -33,7 +33,7 @@ class ForwardEmitter(LoopEmitter):
             self.store_padded("state", self.load("h0", row, unit=unit), 0, row, unit=unit)
             if self.cell.has_cell:
                 self.store("cn", self.load("c0", row, unit=unit), row, unit=unit)
-        self.over_time(loop.steps, self.begin, self.tile)
+        self.over_time(loop.steps, self.begin)
         with self.each_vector() as (row, unit):
             self.store("hn", self.load_padded("state", loop.steps % 2, row, unit=unit), row, unit=unit)
 
@@ -42,65 +42,49 @@ class ForwardEmitter(LoopEmitter):
         self.old = T.bind(step % 2)
 
     def pack(self, unit: Expr) -> None:
-        """Packed weight: [unit, k, gate, lane]. While a gate is copied, the rows of the next one are fetched."""
-        hidden, lanes = self.loop.hidden, self.lanes
-        full, rest = divmod(hidden, lanes)
-
-        def copy(gate: int, width: int) -> None:
-            further = gate < self.cell.gates - 1
-            following = hidden if further else lanes - gate * hidden
+        """Packed weight: [unit, k, gate, lane]; lanes beyond the last unit repeat it. While a gate is copied, rows of
+        the next one are fetched."""
+        hidden, lanes, gates = self.loop.hidden, self.lanes, self.cell.gates
+        weight, packed = self.buffers["W"], self.buffers["packed"]
+        with T.serial(gates) as gate:
+            last = gate == gates - 1
+            next_gate, next_unit = T.bind(T.Select(last, 0, gate + 1)), T.bind(T.Select(last, unit + 1, unit))
 
             def source(lane: int, k: Expr, count: int) -> Expr:
-                row = gate * hidden + unit * lanes + lane
-                emit.prefetch(self.buffers["W"], row + following, k)
-                return emit.load(self.buffers["W"], row, k, lanes=lanes, width=count)
+                row = T.min(unit * lanes + lane, hidden - 1)
+                emit.prefetch(weight, next_gate * hidden + next_unit * lanes + lane, k)
+                return emit.load(weight, gate * hidden + row, k, lanes=lanes, width=count)
 
             def target(k: Expr, value: Expr) -> None:
-                if further:
-                    emit.prefetch(self.buffers["packed"], unit, k, (gate + 1) * lanes)
-                else:
-                    emit.prefetch(self.buffers["packed"], unit + 1, k, 0)
-                emit.store(self.buffers["packed"], value, unit, k, gate * lanes, lanes=lanes)
+                emit.prefetch(packed, next_unit, k, next_gate * lanes)
+                emit.store(packed, value, unit, k, gate * lanes, lanes=lanes)
 
-            emit.copy_transposed(source, target, hidden, width, lanes)
+            emit.copy_transposed(source, target, hidden, lanes, lanes)
 
-        for gate in range(self.cell.gates):
-            if full:
-                when([unit < full] if rest else [], functools.partial(copy, gate, lanes))
-            if rest:
-                when([unit == full], functools.partial(copy, gate, rest))
-
-    def tile(self, first_unit: Expr, width: int, tile: Expr, rows: int) -> None:
-        lanes, gates = self.lanes, self.cell.gates
-        first = self.first_row(tile)
-        sums = {at: emit.Register(lanes) for at in itertools.product(range(rows), range(width * gates))}
+    def product(self, tile: Tile, sums: Sums) -> None:
+        lanes, gates, packed = self.lanes, self.cell.gates, self.buffers["packed"]
         for (_, column), total in sums.items():
             v, gate = divmod(column, gates)
-            total.value = self.load("bias", unit=first_unit + v, array=gate)
+            total.value = self.load("bias", unit=tile.unit + v, array=gate)
 
         def weight(column: int, k: Expr) -> Expr:
             v, gate = divmod(column, gates)
-            return emit.load(self.buffers["packed"], first_unit + v, k, gate * lanes, lanes=lanes)
+            return emit.load(packed, tile.unit + v, k, gate * lanes, lanes=lanes)
 
-        self.fetch_rows(self.touched(), self.time, first_unit, first, rows, width)
-        emit.multiply(
-            sums,
-            self.loop.hidden,
-            lambda row, k: self.buffers["state"][self.old, first + row, k],
-            weight,
-            lambda k: self.fetch_weights(first_unit, width, tile, rows, k),
-        )
-        buffers = self.spill(sums, rows, gates)
-        with T.serial(width) as v, T.serial(rows) as row:
-            products = [self.spilled(buffer, v, row, rows) for buffer in buffers]
-            self.equations(T.bind(first_unit + v), T.bind(first + row), products)
+        def state(row: int, k: Expr) -> Expr:
+            return self.buffers["state"][self.old, tile.first + row, k]
+
+        emit.multiply(sums, self.loop.hidden, state, weight, lambda k: self.fetch_weights(tile, k))
 
     def touched(self) -> dict[str, int]:
-        """Sequences that the equations read or write, with the number of arrays in each."""
         names = {"X": self.cell.gates, "Y": 1, "cells": 1}
         if not self.loop.in_place:
             names["gates"] = self.cell.saved
         return {name: arrays for name, arrays in names.items() if name in self.buffers}
+
+    def equations_of_rows(self, tile: Tile, unit: Expr, sums: Callable[[Expr], list[Expr]]) -> None:
+        with T.serial(tile.rows) as row:
+            self.equations(unit, T.bind(tile.first + row), sums(row))
 
     def equations(self, unit: Expr, row: Expr, products: list[Expr]) -> None:
         """X is added here, not where the sums begin: they would wait for it, which comes from beyond the caches."""

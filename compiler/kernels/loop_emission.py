@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import functools
 import itertools
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from tvm import tirx
@@ -23,8 +25,23 @@ _SOON = 16  # steps of k, some 150 cycles: longer than the second cache takes
 Sums = dict[tuple[int, int], emit.Register]
 
 
-class LoopEmitter:
-    """Base of the emitters of one direction."""
+@dataclass(frozen=True)
+class Tile:
+    """Tile ``number`` of a column: ``width`` vectors of units from ``unit``, ``rows`` of the batch from ``first``."""
+
+    number: Expr
+    unit: Expr
+    width: Expr
+    first: Expr
+    rows: Expr
+
+
+class LoopEmitter(ABC):
+    """Base of the emitters of one direction. ``sums``: how many a step has for each hidden unit; ``time``: of the step
+    that is being emitted."""
+
+    sums: int
+    time: Expr
 
     def __init__(self, loop: TimeLoop, tiling: Tiling, buffers: dict[str, Any]):
         self.loop, self.cell, self.tiling, self.buffers = loop, loop.cell, tiling, buffers
@@ -71,88 +88,102 @@ class LoopEmitter:
         with self.shared(self.loop.batch) as row, T.serial(self.tiling.units) as unit:
             yield row, unit
 
-    def over_time(
-        self, steps: int, begin: Callable[[Expr], None], body: Callable[[Expr, int, Expr, int], None]
-    ) -> None:
-        """Emits the loop over time. Each step is ``begin(step)``, then ``body(first unit, width, tile, rows)`` for each
-        tile. Threads share either the rows of the batch, which have nothing to do with each other, or the tiles of each
-        step, of which neighbours share the weights of a column."""
+    def over_time(self, steps: int, begin: Callable[[Expr], None]) -> None:
+        """Emits the loop over time: ``begin(step)``, then all tiles. Threads share either the rows of the batch, which
+        have nothing to do with each other, or the tiles of each step, of which neighbours share a column's weights."""
         t = self.tiling
         if t.by_rows:
-            with self.shared(t.tiles) as tile, T.serial(steps) as step:
+            with self.shared(t.tiles) as number, T.serial(steps) as step:
                 begin(step)
                 with T.serial(t.blocks) as column:
-                    self.tile_of(column, tile, body)
+                    self.tile(column, number)
             return
         with T.serial(steps) as step:
             begin(step)
             with self.shared(t.blocks * t.tiles) as task:
-                self.tile_of(T.bind(task // t.tiles), T.bind(task % t.tiles), body)
+                self.tile(T.bind(task // t.tiles), T.bind(task % t.tiles))
 
-    def tile_of(self, column: Expr, tile: Expr, body: Callable[[Expr, int, Expr, int], None]) -> None:
-        """``body`` for the size that this tile has, one of up to four."""
-        t, batch = self.tiling, self.loop.batch
+    def tile(self, column: Expr, number: Expr) -> None:
+        """The product for the size that this tile has, one of up to four; its sums go into memory, a buffer
+        [unit, row] each gate, so that the equations are emitted only once."""
+        t = self.tiling
+        widths = (t.width, t.width - 1)[: 1 + bool(t.narrow)]
+        heights = (t.rows, t.rows - 1)[: 1 + bool(self.loop.batch % t.tiles)]
         wide = t.blocks - t.narrow
         unit = T.bind(column * t.width - T.max(column - wide, 0) if t.narrow else column * t.width)
-        for width in (t.width, t.width - 1)[: 1 + bool(t.narrow)]:
-            for rows in (t.rows, t.rows - 1)[: 1 + bool(batch % t.tiles)]:
-                conditions = []
-                if t.narrow:
-                    conditions.append(column < wide if width == t.width else column >= wide)
-                if batch % t.tiles:
-                    conditions.append(self.first_row(tile + 1) - self.first_row(tile) == rows)
-                when(conditions, functools.partial(body, unit, width, tile, rows))
+        width = T.bind(T.Select(column < wide, *widths)) if t.narrow else t.width
+        first = self.first_row(number)
+        rows = T.bind(self.first_row(number + 1) - first) if len(heights) > 1 else t.rows
+        place = Tile(number, unit, width, first, rows)
+        self.fetch_rows(place)
+        buffers = [emit.scratch(t.width * t.rows * self.lanes) for _ in range(self.sums)]
+
+        def product(w: int, r: int) -> None:
+            sums = {at: emit.Register(self.lanes) for at in itertools.product(range(r), range(w * self.sums))}
+            self.product(replace(place, width=w, rows=r), sums)
+            for (row, column), total in sums.items():
+                v, gate = divmod(column, self.sums)
+                emit.store(buffers[gate], total.value, (v * t.rows + row) * self.lanes, lanes=self.lanes)
+
+        for w, r in itertools.product(widths, heights):
+            conditions = [width == w] * (len(widths) > 1) + [rows == r] * (len(heights) > 1)
+            when(conditions, functools.partial(product, w, r))
+        with T.serial(width) as v:
+            self.equations_of_rows(place, T.bind(unit + v), lambda row: [
+                emit.load(buffer, (v * t.rows + row) * self.lanes, lanes=self.lanes) for buffer in buffers
+            ])  # fmt: skip
+
+    @abstractmethod
+    def product(self, tile: Tile, sums: Sums) -> None:
+        """Emits the ``sums`` of a tile of known size."""
+
+    @abstractmethod
+    def equations_of_rows(self, tile: Tile, unit: Expr, sums: Callable[[Expr], list[Expr]]) -> None:
+        """Emits the equations for one unit and all rows of a tile. ``sums(row)``: one for each gate."""
+
+    @abstractmethod
+    def touched(self) -> dict[str, int]:
+        """Sequences that the equations read or write at ``self.time``, with the number of arrays in each."""
 
     def first_row(self, tile: Expr) -> Expr:
         """Lower tiles stand among the higher ones, so that each half of the tiles has half of the rows."""
         return T.bind(tile * self.loop.batch // self.tiling.tiles)
 
-    def fetch_rows(self, names: dict[str, int], time: Expr, unit: Expr, first: Expr, rows: int, width: int) -> None:
-        """Starts to fetch what the equations of a tile will touch of sequences (``names``: name -> arrays side by
-        side): it lies in short pieces far apart, so that no CPU guesses it, and comes while the product runs.
+    def fetch_rows(self, tile: Tile) -> None:
+        """Starts to fetch what the equations of a tile will touch: it lies in short pieces far apart, so that no CPU
+        guesses it, and comes while the product runs.
 
         The last value of a vector is named: where the vector reaches into two lines, the tile before this one has
         fetched the first of them.
         """
-        for row, v in itertools.product(range(rows), range(width)):
-            for name, arrays in names.items():
+        with T.serial(tile.rows) as row, T.serial(tile.width) as v:
+            for name, arrays in self.touched().items():
                 for array in range(arrays):
-                    at = array * self.loop.hidden + (unit + v) * self.lanes + self.lanes - 1
-                    emit.prefetch(self.buffers[name], time, first + row, at)
+                    at = array * self.loop.hidden + (tile.unit + v) * self.lanes + self.lanes - 1
+                    emit.prefetch(self.buffers[name], self.time, tile.first + row, at)
 
-    def fetch_weights(self, unit: Expr, width: int, tile: Expr, rows: int, k: Expr) -> None:
+    def fetch_weights(self, tile: Tile, k: Expr) -> None:
         """Starts to fetch weights, while the product of a tile is at ``k``: into the first cache what comes a little
         later; into the second, where it does not keep all, some lines of what the next column of tiles needs. All tiles
         of this column together fetch all of that, evenly over time.
         """
         packed = self.buffers["packed"]
         depth, values = (int(d) for d in packed.shape[1:])  # of one unit
-        vectors, lines = width * values // self.lanes, width * -(-values // emit.LINE)
-        if 4 * (rows + vectors + lines) <= 3 * rows * vectors:  # two loads a cycle are no more work than the sums
-            for v, at in itertools.product(range(width), range(0, values, emit.LINE)):
-                emit.prefetch(packed, unit + v, k + _SOON, at, first=True)
+        vectors, lines = tile.width * values // self.lanes, tile.width * -(-values // emit.LINE)
+        loads = tile.rows + vectors + lines
+        if 4 * loads <= 3 * tile.rows * vectors:  # two loads a cycle are no more work than two multiply-adds
+            for v, at in itertools.product(range(tile.width), range(0, values, emit.LINE)):
+                emit.prefetch(packed, tile.unit + v, k + _SOON, at, first=True)
         t = self.tiling
         if t.fetch_ahead:
-            column = -(-width * depth * values // emit.LINE)  # lines, which lie there one after the other
+            column = -(-tile.width * depth * values // emit.LINE)  # lines, which lie there one after the other
             each = -(-column // (t.tiles * depth))
             needed = -(-column // (each * depth))  # tiles
-            places = [((tile * depth + k) * each + i) * emit.LINE for i in range(each)]
+            places = [((tile.number * depth + k) * each + i) * emit.LINE for i in range(each)]
             when(
-                [tile < needed] if needed < t.tiles else [],
-                lambda: [emit.prefetch(packed, unit + t.width, 0, at) for at in places],
+                [tile.number < needed] if needed < t.tiles else [],
+                lambda: [emit.prefetch(packed, tile.unit + t.width, 0, at) for at in places],
             )
-
-    def spill(self, sums: Sums, rows: int, gates: int) -> list[Any]:
-        """Puts the sums into memory, one buffer [unit, row] a gate, so that the equations are emitted only once."""
-        width = len(sums) // rows // gates
-        buffers = [emit.scratch(width * rows * self.lanes) for _ in range(gates)]
-        for (row, column), total in sums.items():
-            v, gate = divmod(column, gates)
-            emit.store(buffers[gate], total.value, (v * rows + row) * self.lanes, lanes=self.lanes)
-        return buffers
-
-    def spilled(self, buffer: Any, v: Expr, row: Expr, rows: int) -> Expr:
-        return emit.load(buffer, (v * rows + row) * self.lanes, lanes=self.lanes)
 
 
 def when(conditions: list[Expr], body: Callable[[], Any]) -> None:

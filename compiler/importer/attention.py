@@ -52,7 +52,9 @@ def _heads(context: ImportContext, node: Node, operands: list[Any], mask: list[A
         b, h, q, k = context.shape(mask[0])
         form = Mask((b, h, k, q), fill)
     keys = sizes[1][2]
-    return Heads(batch, heads, queries, keys, size, value_size, *places, out, float(node.attribute("scale")), form)
+    q_place, k_place, v_place = places
+    scale = float(node.attribute("scale"))
+    return Heads(batch, heads, queries, keys, size, value_size, q_place, k_place, v_place, out, scale, form)
 
 
 def _place(shape: list[int], order: list[int], begin: int, source: tuple[int, ...]) -> Place:

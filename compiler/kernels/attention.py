@@ -14,6 +14,7 @@ import math
 import operator
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from tvm import te, tirx
@@ -200,7 +201,7 @@ class Blocks:
         assert mask is not None
         *lead, last = mask.index(self.b, self.h, key, query)
         if mask.shape[3] == 1:
-            return emit.splat(self.buffers["mask"][(*lead, last)], self.lanes)
+            return emit.splat(emit.element(self.buffers["mask"], *lead, last), self.lanes)
         return emit.load(self.buffers["mask"], *lead, last, lanes=self.lanes, width=self.queries_left(query))
 
     def masked(self, score: Expr, key: Expr, query: Expr) -> Expr:
@@ -293,7 +294,7 @@ class _Forward(Blocks):
         for first, panels, vectors in self.panels(self.value_size // lanes):
             with T.serial(panels) as panel:
                 column = T.bind((first + panel * vectors) * lanes)
-                self.each_tile(width, rows, lambda i, r, c=column, n=vectors: self.out_tile(query, i, r, c, n))
+                self.each_tile(width, rows, partial(self.out_tile, query, column, vectors))
 
     def exponentials(self, query: Expr, tops: list[Expr]) -> None:
         """Scores to exponentials; factors[query] = 1 / their sum."""
@@ -324,7 +325,7 @@ class _Forward(Blocks):
                 width = self.queries_left(first)
                 emit.store(self.buffers["statistics"], value, self.b, self.h, first, lanes=lanes, width=width)
 
-    def out_tile(self, query: Expr, first: Expr, rows: int, column: Expr, vectors: int) -> None:
+    def out_tile(self, query: Expr, column: Expr, vectors: int, first: Expr, rows: int) -> None:
         """Rows ``first`` and following of the block, ``vectors`` vectors from ``column`` on."""
         lanes = self.lanes
         sums = self.sums(rows, vectors)
@@ -337,12 +338,12 @@ class _Forward(Blocks):
             lambda n, key: emit.load(values, key * self.value_size + column + n * lanes, lanes=lanes),
         )
         for i in range(rows):
-            self.if_query(query + first + i, lambda i=i: self.store_row(query, first + i, column, i, sums, vectors))
+            row = [sums[i, n].value for n in range(vectors)]
+            self.if_query(query + first + i, partial(self.store_row, query, first + i, column, row))
 
-    def store_row(self, query: Expr, i: Expr, column: Expr, row: int, sums: Any, vectors: int) -> None:
+    def store_row(self, query: Expr, i: Expr, column: Expr, row: list[Expr]) -> None:
         factor = emit.let(emit.splat(self.factors[i], self.lanes))
         at = T.bind(self.row(self.p.out, query + i) + column)
-        for n in range(vectors):
+        for n, value in enumerate(row):
             width = self.tail_width(column + n * self.lanes, self.p.value_size)
-            value = sums[row, n].value * factor
-            emit.store(self.buffers["out"], value, at + n * self.lanes, lanes=self.lanes, width=width)
+            emit.store(self.buffers["out"], value * factor, at + n * self.lanes, lanes=self.lanes, width=width)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import reduce
+from functools import partial, reduce
 from typing import TYPE_CHECKING, Any
 
 from tvm import te, tirx
@@ -73,7 +73,7 @@ class AttentionGrad(Kernel):
 
         def slope(b: Expr, h: Expr, s: Expr, t: Expr) -> Expr:
             value = power[b, h, s, t] * (weights[b, h, s, t] - share[b, h, s]) * tirx.FloatImm("float32", p.scale)
-            if p.mask is None or p.mask.fill is None:
+            if p.mask is None or p.mask.fill is None or mask is None:
                 return value
             replaced = p.mask.replaces(mask(*p.mask.index(b, h, t, s)))
             return tirx.Select(replaced, tirx.FloatImm("float32", 0.0), value)
@@ -224,7 +224,7 @@ class _Backward(Blocks):
                             emit.store(self.buffers[name], sums[i, v].value, to, lanes=self.lanes, width=widths[v])
 
                     for i in range(rows):
-                        guard(offset + row + i, lambda i=i: store(i))
+                        guard(offset + row + i, partial(store, i))
 
                 self.each_tile(total, tallest, tile, overlap=number is None)
 

@@ -102,7 +102,9 @@ class Heads:
 
         def score(b: Expr, h: Expr, s: Expr, t: Expr) -> Expr:
             value = products[b, h, s, t] * tirx.FloatImm("float32", self.scale)
-            return value if self.mask is None else self.mask.apply(value, mask(*self.mask.index(b, h, t, s)))
+            if self.mask is None or mask is None:
+                return value
+            return self.mask.apply(value, mask(*self.mask.index(b, h, t, s)))
 
         return te.compute(shape, score, name="scores")
 

@@ -82,6 +82,16 @@ CASES = [
     case("MatMul", normal(13, 7), normal(7, 9)), case("MatMul", normal(2, 3, 4), normal(4, 5)),
     case("MatMul", normal(6, 3, 4), normal(6, 4, 5)), case("MatMul", normal(2, 3, 4, 5), normal(2, 3, 5, 6)),
     case("MatMul", normal(3, 4), normal(6, 4, 5)), case("MatMul", normal(2, 1, 4, 5), normal(3, 5, 6)),
+    case("Equal", normal(3, 3) > 0, normal(3, 3) > 0),
+    case("Conv", normal(2, 3, 9, 20), normal(4, 3, 3, 3), normal(4), pads=[1, 1, 1, 2], strides=[2, 1]),
+    case("Conv", normal(2, 4, 6, 7), normal(4, 1, 3, 3), group=4), case("Conv", normal(2, 3, 9), normal(4, 3, 2)),
+    case("ConvTranspose", normal(2, 3, 4, 5), normal(3, 2, 3, 3), normal(2), strides=[2, 2], pads=[1, 0, 1, 2]),
+    case("BatchNormalization", normal(2, 3, 5, 6), normal(3), normal(3), normal(3), pos(3), epsilon=1e-3),
+    case("BatchNormalization", normal(5, 7), normal(7), normal(7), normal(7), pos(7)),
+    case("MaxPool", normal(2, 3, 9, 20), kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1]),
+    case("MaxPool", normal(1, 2, 12, 12), kernel_shape=[9, 9]),  # more values than are written out one by one
+    case("AveragePool", normal(2, 3, 9, 8), kernel_shape=[3, 2], pads=[1, 0, 1, 1], strides=[1, 2]),
+    *[case(op, normal(2, 3, 4, 5)) for op in ("GlobalAveragePool", "GlobalMaxPool")],
 ]  # fmt: skip
 
 

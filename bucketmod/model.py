@@ -115,9 +115,13 @@ def _initialize_kvstore(
     param_names: Sequence[str],
     update_on_kvstore: bool,
 ) -> None:
-    """Gives a store the parameters; the devices' arrays (a list a parameter) get them too when it updates them."""
+    """Gives a store the parameters; the devices' arrays (a list a parameter) get them too when it updates them.
+
+    Stores of the user's own need no ``init``: those without get the parameters by ``broadcast`` too.
+    """
+    broadcasts = update_on_kvstore or not hasattr(kvstore, "init")
     for name, on_devices in zip(param_names, param_arrays, strict=False):
-        if update_on_kvstore and arg_params[name].stype == "default":
+        if broadcasts and arg_params[name].stype == "default":
             kvstore.broadcast(name, arg_params[name], out=on_devices)
         else:
             kvstore.init(name, arg_params[name])

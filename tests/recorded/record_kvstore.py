@@ -101,7 +101,7 @@ def run_module(mx, case):
     kind, name, options, compression, on_store = MODULES[case]
     rng = np.random.RandomState(2)
     one = mx.sym.FullyConnected(mx.sym.Variable("data"), num_hidden=6, name="one")
-    two = mx.sym.FullyConnected(mx.sym.Activation(one, act_type="tanh"), num_hidden=4, name="two")
+    two = mx.sym.FullyConnected(mx.sym.Activation(one, act_type="tanh", name="bend"), num_hidden=4, name="two")
     net = mx.sym.SoftmaxOutput(two, name="softmax")
     module = mx.mod.Module(net, context=[mx.cpu(0), mx.cpu(1)], compression_params=compression)
     module.bind([("data", (6, 5))], [("softmax_label", (6,))])

@@ -47,5 +47,7 @@ def test_as_in_mxnet(place: str, name: str) -> None:
     found = []
     for member, arguments in wanted.items():
         assert hasattr(thing, member), f"{place}.{name}.{member} is missing"
+        if member in ("__str__", "__iter__", "__next__"):
+            continue
         found += problems(f"{place}.{name}.{member}", arguments, own.get(member, RECORDER.arguments(thing)))
     assert found == []

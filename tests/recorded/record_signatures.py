@@ -15,12 +15,23 @@ PLACES = {
     "registry": None,
     "io": ["CSVIter", "DataBatch", "DataDesc", "DataIter", "ImageRecordIter", "LibSVMIter", "MNISTIter", "NDArrayIter",
            "PrefetchingIter", "ResizeIter"],
-    "model": ["BatchEndParam", "load_checkpoint", "load_params", "save_checkpoint"],
-    "mod": ["BaseModule", "BucketingModule", "Module"],
-    "rnn": ["BucketSentenceIter", "do_rnn_checkpoint", "encode_sentences", "load_rnn_checkpoint", "rnn_unroll",
-            "save_rnn_checkpoint"],
+    "model": ["BatchEndParam", "FeedForward", "load_checkpoint", "load_params", "save_checkpoint"],
+    "mod": ["BaseModule", "BucketingModule", "Module", "PythonLossModule", "PythonModule", "SequentialModule"],
+    "rnn": None,
+    "init": None,
+    "optimizer": None,
+    "kv": ["KVStore", "KVStoreBase", "create"],
+    "mon": ["Monitor"],
+    "name": ["NameManager", "Prefix"],
+    "attribute": ["AttrScope"],
+    "context": ["Context", "cpu", "current_context", "gpu", "num_gpus"],
+    "random": ["normal", "seed", "uniform"],
 }  # fmt: skip
-_LEFT_OUT = {"string_types", "numeric_types", "OrderedDict", "namedtuple", "cos"}  # imports from elsewhere
+_LEFT_OUT = {
+    "CachedOp", "DataBatch", "DataDesc", "DataIter", "NDArray", "NDabs", "Number", "OrderedDict", "array", "c_array",
+    "clip", "cos", "deepcopy", "is_np_array", "load", "load_checkpoint", "mp_adamw_update", "namedtuple", "ones",
+    "py_str", "save_checkpoint", "sqrt", "square", "zeros",
+}  # fmt: skip  # imports from elsewhere
 
 
 def default_of(parameter):
@@ -56,7 +67,8 @@ def members(klass):
 
 def names_of(module):
     public = (name for name in dir(module) if not name.startswith("_") and name not in _LEFT_OUT)
-    return [name for name in public if callable(getattr(module, name))]
+    own = (name for name in public if not name.endswith(("_update", "_types")))  # operators that it imports
+    return [name for name in own if callable(getattr(module, name))]
 
 
 def look(mx):

@@ -6,7 +6,7 @@ import time
 
 from bucketmod.compiler import versions
 from bucketmod.compiler.kernels.update import update_module
-from bucketmod.compiler.lowering.host import build_object
+from bucketmod.compiler.lowering.host import build_object, flatten
 from bucketmod.compiler.pipeline import CompiledProgram, package
 from bucketmod.compiler.target import parse_target
 from bucketmod.compiler.update_formulas import UPDATES
@@ -26,7 +26,7 @@ def compile_updates(target_name: str) -> CompiledProgram:
     if target.cpu is None:
         raise NotImplementedError(f"optimizer kernels for {target.name}: CUDA execution comes in a later version")
     started = time.perf_counter()
-    library = build_object(update_module(target.cpu), target.tvm(), pipeline="default")
+    library = build_object(flatten(dict(update_module(target.cpu).functions.items())), target.tvm())
     roles = {name: _ROLES.get(name, "state") for update in UPDATES.values() for name in update.arrays}
     roles |= {name: "output" for update in UPDATES.values() for name in update.sums}
     manifest = Manifest(

@@ -93,10 +93,9 @@ def is_tuned(function: tirx.PrimFunc) -> bool:
     return function.attrs is not None and TUNED in function.attrs
 
 
-def build_object(module: ir.IRModule, target: tvm.target.Target, pipeline: str = PIPELINE) -> bytes:
-    """Machine code as a relocatable object. ``pipeline``: TVM's name for the passes that remain; the default is for
-    what ``build_module`` returns."""
-    built = tvm.tirx.build(module, target, pipeline=pipeline)
+def build_object(module: ir.IRModule, target: tvm.target.Target) -> bytes:
+    """Machine code, as a relocatable object, of what ``flatten`` or ``build_module`` returns."""
+    built = tvm.tirx.build(module, target, pipeline=PIPELINE)
     with tempfile.TemporaryDirectory(prefix="bucketmod-build-") as folder:
         path = Path(folder, "module.o")
         built.write_to_file(str(path))

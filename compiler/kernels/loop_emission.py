@@ -179,14 +179,16 @@ class LoopEmitter(ABC):
             column = -(-tile.width * depth * values // emit.LINE)  # lines, which lie there one after the other
             each = -(-column // (t.tiles * depth))
             needed = -(-column // (each * depth))  # tiles
-            places = [((tile.number * depth + k) * each + i) * emit.LINE for i in range(each)]
-            when(
-                [tile.number < needed] if needed < t.tiles else [],
-                lambda: [emit.prefetch(packed, tile.unit + t.width, 0, at) for at in places],
-            )
+
+            def fetch() -> None:
+                for i in range(each):
+                    at = ((tile.number * depth + k) * each + i) * emit.LINE
+                    emit.prefetch(packed, tile.unit + t.width, 0, at)
+
+            when([tile.number < needed] if needed < t.tiles else [], fetch)
 
 
-def when(conditions: list[Expr], body: Callable[[], Any]) -> None:
+def when(conditions: list[Expr], body: Callable[[], None]) -> None:
     """Emits ``body`` under all ``conditions``."""
     if not conditions:
         body()

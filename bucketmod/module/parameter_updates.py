@@ -102,6 +102,17 @@ class ParameterUpdates:
 
         return exchange
 
+    def pull_rows(self, group: DataParallelExecutorGroup, row_ids: Mapping[str, Any]) -> None:
+        """From the store into row_sparse parameters: the rows that ``row_ids`` has for their names. Dense ones have all
+        their rows: a warning. ValueError for a name that is no parameter."""
+        for name, rows in row_ids.items():
+            position = group.param_names.index(name)
+            arrays = group.param_arrays[position]
+            if arrays[0].stype == "row_sparse":
+                self.kvstore.row_sparse_pull(name, arrays, row_ids=rows, priority=-position)
+            else:
+                warnings.warn(f"{name}.stype is not 'row_sparse'. No need to perform row_sparse_pull.", stacklevel=3)
+
     def save_states(self, fname: str) -> None:
         """Writes the optimizer's states (not its counts)."""
         if self.updater is None:

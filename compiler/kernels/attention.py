@@ -150,12 +150,12 @@ class Blocks:
 
         ``source(query of the block, first value, count)`` loads.
         """
-        for v in range(self.vectors):
+        with T.serial(self.vectors) as v:  # a loop at run time, for the code of a transpose is long
 
-            def row(i: int, j: Expr, count: int, v: int = v) -> Expr:
+            def row(i: int, j: Expr, count: int) -> Expr:
                 return source(v * self.lanes + i, j, count) * emit.splat(scale, self.lanes)
 
-            def column(j: Expr, value: Expr, v: int = v) -> None:
+            def column(j: Expr, value: Expr) -> None:
                 emit.store(target, value, j * self.width + v * self.lanes, lanes=self.lanes)
 
             emit.copy_transposed(row, column, size, self.lanes, self.lanes)
@@ -270,7 +270,7 @@ class _Forward(Blocks):
         """All keys for the block of queries from ``query`` on."""
         p, lanes, width = self.p, self.lanes, self.width
 
-        def row(i: int, j: Expr, count: int) -> Expr:
+        def row(i: Expr, j: Expr, count: int) -> Expr:
             at = self.row(p.q, self.existing(query + i)) + j
             return emit.load(self.buffers["q"], at, lanes=lanes, width=count)
 

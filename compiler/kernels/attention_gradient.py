@@ -248,7 +248,7 @@ class _Backward(Blocks):
         last = self.count - 1
 
         def rows_of(name: str, stride: int) -> Callable[[Expr, Expr, int], Expr]:
-            def row(i: int, j: Expr, count: int) -> Expr:
+            def row(i: Expr, j: Expr, count: int) -> Expr:
                 place = local + i if p.queries % self.width == 0 else T.min(local + i, last)
                 return emit.load(self.memory[name], place * stride + j, lanes=lanes, width=count)
 
@@ -256,7 +256,7 @@ class _Backward(Blocks):
 
         self.transpose_rows(rows_of("q", self.size), self.q_columns, p.size, p.scale / UNIT)
         self.transpose_rows(rows_of("dout", self.value_size), self.dout_columns, p.value_size, p.scale)
-        for v in range(self.vectors):
+        with T.serial(self.vectors) as v:
             self.shares(v, query, rows_of("dout", self.value_size))
         statistics = []
         for v in range(self.vectors):
@@ -299,7 +299,7 @@ class _Backward(Blocks):
                 power = vector.exp2_limited(score - statistics[v], emit.bind)
                 emit.store(self.powers, power, at(i, v), lanes=lanes)
 
-    def shares(self, v: int, query: Expr, dout: Callable[[Expr, Expr, int], Expr]) -> None:
+    def shares(self, v: Expr, query: Expr, dout: Callable[[Expr, Expr, int], Expr]) -> None:
         """share[query] = scale * the sum over a row of dout * out, for the queries of a vector."""
         p, lanes = self.p, self.lanes
         rows = []

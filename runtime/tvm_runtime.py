@@ -46,6 +46,14 @@ def set_pool_size(threads: int) -> None:
     tvm_ffi.get_global_func("runtime.config_threadpool")(1, threads)  # 1: processors in order of their speed
 
 
+def pool_size() -> int:
+    """Threads that kernels started by the calling thread use."""
+    tvm_runtime()
+    import tvm_ffi
+
+    return int(tvm_ffi.get_global_func("runtime.NumThreads")())
+
+
 def load_library(path: Path) -> Any:
     """A loaded module whose functions are reached by ``module[name]``.
 

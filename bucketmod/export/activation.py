@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from bucketmod.export.graph_writer import Tensor
 from bucketmod.export.registry import BOOL, NodeExport, exporter
 
@@ -76,6 +78,9 @@ def dropout(node: NodeExport) -> Tensor:
     rate = float(node.attrs["p"])
     if rate == 0 or not (node.is_train or node.attrs["mode"] == "always"):
         return node.inputs[0]
-    if node.attrs["axes"]:
-        node.refuse(f"axes={node.attrs['axes']} (one mask shared along axes)")
-    return node.dropout(node.inputs[0], rate, node.output())
+    data = node.inputs[0]
+    if node.attrs["axes"]:  # one draw for all positions along them
+        shared = {node.axis(axis) for axis in node.attrs["axes"]}
+        shape = tuple(1 if axis in shared else size for axis, size in enumerate(data.shape))
+        return node.result("Mul", [data, node.dropout(node.constant(np.ones(shape)), rate)])
+    return node.dropout(data, rate, node.output())

@@ -6,6 +6,7 @@ import numpy as np
 
 from bucketmod.export.graph_writer import Tensor
 from bucketmod.export.registry import NodeExport, exporter
+from bucketmod.operators.creation import arange_bounds
 
 
 def _filled(node: NodeExport, value: float) -> Tensor:
@@ -25,3 +26,9 @@ def ones(node: NodeExport) -> Tensor:
 @exporter("_full")
 def full(node: NodeExport) -> Tensor:
     return _filled(node, node.attrs["value"])
+
+
+@exporter("_arange")
+def arange(node: NodeExport) -> Tensor:
+    start, stop, step = arange_bounds(node.attrs)
+    return node.constant(np.repeat(np.arange(start, stop, step), node.attrs["repeat"]))

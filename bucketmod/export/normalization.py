@@ -7,18 +7,28 @@ import math
 import numpy as np
 
 from bucketmod.export.graph_writer import Tensor
-from bucketmod.export.registry import NodeExport, exporter
+from bucketmod.export.registry import BOOL, INT64, NodeExport, exporter
 from bucketmod.operators.normalization import l2_axes
+
+_NEVER = -1e30  # exp of it is 0, and unlike infinity it leaves a row of nothing else a number
 
 
 def _softmax(node: NodeExport, op_type: str, sign: float = 1.0) -> Tensor:
-    if node.attrs["use_length"]:
-        node.refuse("use_length=True")
+    """With ``use_length`` elements from the length on take no part, and are 0 in the end."""
+    axis = node.axis(node.attrs["axis"])
     data = node.cast(node.inputs[0], node.dtype)
     divisor = sign * (node.attrs["temperature"] or 1.0)
     if divisor != 1.0:
         data = node.op("Div", [data, node.constant(divisor)])
-    return node.result(op_type, [data], axis=node.axis(node.attrs["axis"]))
+    if not node.attrs["use_length"]:
+        return node.result(op_type, [data], axis=axis)
+    length = node.cast(node.inputs[1], INT64)
+    length = node.reshape(length, (*data.shape[:axis], 1, *data.shape[axis + 1 :]))
+    places = node.integers(np.arange(data.shape[axis]).reshape((-1,) + (1,) * (len(data.shape) - axis - 1)))
+    inside = node.op("Less", [places, length], data.shape, BOOL)
+    data = node.op("Where", [inside, data, node.constant(_NEVER)], data.shape, data.dtype)
+    made = node.op(op_type, [data], axis=axis)
+    return node.result("Where", [inside, made, node.constant(0)])
 
 
 @exporter("softmax")

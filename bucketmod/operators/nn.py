@@ -147,7 +147,7 @@ def _softmax(attrs: Attrs, ins: list[Shape], outs: list[Shape]) -> None:
 def _softmax_types(attrs: Attrs, ins: list[str | None], outs: list[str | None]) -> None:
     if attrs["dtype"] is not None:
         outs[0] = types.unify([attrs["dtype"], outs[0]])
-    else:
+    else:  # the lengths may have any type
         ins[0] = outs[0] = types.unify([ins[0], outs[0]])
 
 

@@ -3,7 +3,18 @@
 from types import SimpleNamespace
 from typing import Any
 
-from bucketmod.symbol.functions import OPERATOR_FUNCTIONS, full, hypot, maximum, minimum, ones, pow, power, zeros
+from bucketmod.symbol.functions import (
+    OPERATOR_FUNCTIONS,
+    arange,
+    full,
+    hypot,
+    maximum,
+    minimum,
+    ones,
+    pow,
+    power,
+    zeros,
+)
 from bucketmod.symbol.graph import Node
 from bucketmod.symbol.symbol import Group, Symbol, load, load_json
 from bucketmod.symbol.variables import Variable, var
@@ -17,6 +28,7 @@ __all__ = [
     "Node",
     "Symbol",
     "Variable",
+    "arange",
     "full",
     "hypot",
     "load",

@@ -150,11 +150,28 @@ def full(shape: int | Sequence[int], val: float, dtype: Any = None, **kwargs: An
     return OPERATOR_FUNCTIONS["_full"](shape=shape, dtype=dtype or "float32", value=float(val), **kwargs)
 
 
+def arange(
+    start: float,
+    stop: float | None = None,
+    step: float = 1.0,
+    repeat: int = 1,
+    infer_range: bool = False,
+    name: str | None = None,
+    dtype: Any = None,
+) -> Symbol:
+    """start, start + step, ... below ``stop`` (0, 1, ... below ``start`` without one), each ``repeat`` times."""
+    return OPERATOR_FUNCTIONS["_arange"](
+        start=start, stop=stop, step=step, repeat=repeat, infer_range=infer_range, name=name, dtype=dtype or "float32"
+    )
+
+
 # Methods that only put the symbol in first place: x.sum(axis=1) is mx.sym.sum(x, axis=1).
 _FLUENT = """
-abs argmax argmin broadcast_axes broadcast_to ceil clip cos exp expm1 flip floor log log1p log_softmax max mean min
-one_hot ones_like pick prod reciprocal relu repeat reshape rsqrt sigmoid sign sin slice slice_axis softmax softmin split
-sqrt square sum swapaxes take tanh tile transpose zeros_like
+abs arccosh arcsinh arctanh argmax argmax_channel argmin broadcast_axes broadcast_like broadcast_to cbrt ceil clip cos
+cosh degrees depth_to_space exp expm1 fix flip floor log log10 log1p log2 log_softmax max mean min nanprod nansum norm
+one_hot ones_like pad pick prod radians rcbrt reciprocal relu repeat reshape reshape_like rint round rsqrt sigmoid sign
+sin sinh slice slice_axis slice_like softmax softmin space_to_depth split sqrt square sum swapaxes take tan tanh tile
+transpose trunc zeros_like
 """.split()
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from reference_ops import run_program
 
 import bucketmod as mx
 from bucketmod.base import MXNetError, ShapeError
@@ -162,6 +163,11 @@ def test_padding_with_minus_one_takes_the_first_row():
     np.testing.assert_array_equal(rows, table[[0, 1, 2]])
 
 
+def image(a, axes=2):
+    """``a`` (3, 4) as (1, 1, ..., 3, 4) with so many spatial axes."""
+    return mx.sym.Reshape(a, shape=(1,) * axes + (3, 4))
+
+
 @pytest.mark.parametrize(
     ("build", "words"),
     [
@@ -169,10 +175,6 @@ def test_padding_with_minus_one_takes_the_first_row():
         (
             lambda a: mx.sym.take(a, mx.sym.Variable("i", shape=(2,)), mode="raise", name="op"),
             ["take", "'op'", "raise"],
-        ),
-        (
-            lambda a: mx.sym.softmax(a, mx.sym.Variable("n", shape=(3,)), use_length=True, name="op"),
-            ["softmax", "'op'", "use_length"],
         ),
         (
             lambda a: mx.sym.LayerNorm(a, output_mean_var=True, name="op")[0],
@@ -189,6 +191,37 @@ def test_padding_with_minus_one_takes_the_first_row():
             ),
             ["RNN", "'op'", "use_sequence_length"],
         ),
+        (
+            lambda a: mx.sym.Convolution(image(a, 3), kernel=(1, 1, 1), num_filter=2, name="op"),
+            ["Convolution", "'op'", "3 spatial axes"],
+        ),
+        (
+            lambda a: mx.sym.Deconvolution(image(a), kernel=(2, 2), num_filter=2, target_shape=(4, 5), name="op"),
+            ["Deconvolution", "'op'", "target_shape=(4, 5)"],
+        ),
+        (lambda a: mx.sym.Pooling(image(a), kernel=(2, 2), pool_type="lp", name="op"), ["Pooling", "'op'", "lp"]),
+        (
+            lambda a: mx.sym.Pooling(image(a), kernel=(2, 2), pooling_convention="same", name="op"),
+            ["Pooling", "'op'", "same"],
+        ),
+        (
+            lambda a: mx.sym.Pooling(image(a, 3), kernel=(1, 1, 1), name="op"),
+            ["Pooling", "'op'", "3 spatial axes"],
+        ),
+        (
+            lambda a: mx.sym.Pad(image(a), mode="reflect", pad_width=(0, 0, 0, 0, 3, 0, 0, 0), name="op"),
+            ["Pad", "'op'", "reflect", "3"],
+        ),
+        (lambda a: mx.sym.norm(a, ord=3, name="op"), ["norm", "'op'", "ord=3"]),
+        (lambda a: mx.sym.norm(a, out_dtype="float64", name="op"), ["norm", "'op'", "float64"]),
+        (
+            lambda a: mx.sym.GroupNorm(image(a), num_groups=1, output_mean_var=True, name="op")[0],
+            ["GroupNorm", "'op'", "output_mean_var"],
+        ),
+        (
+            lambda a: mx.sym.SequenceReverse(a, axis=1, name="op"),
+            ["SequenceReverse", "'op'", "axis=1"],
+        ),
     ],
 )
 def test_what_is_not_built_is_refused_by_name(build, words):
@@ -197,11 +230,67 @@ def test_what_is_not_built_is_refused_by_name(build, words):
     assert all(word in str(error.value) for word in words)
 
 
-def test_dropout_along_axes_is_refused_in_training_only():
+def test_dropout_along_axes_draws_one_mask_for_all_positions():
     symbol = mx.sym.Dropout(mx.sym.Variable("a"), p=0.5, axes=(1,), name="drop")
-    export(symbol, a=(3, 4))
-    with pytest.raises(NotImplementedError, match=r"'drop'.*axes=\(1,\)"):
-        export(symbol, is_train=True, a=(3, 4))
+    assert [node.op_type for node in export(symbol, a=(3, 4)).model.graph.node] == ["Identity"]
+    training = export(symbol, is_train=True, a=(30, 4))
+    made = run_program(training, {"a": np.ones((30, 4), np.float32)})["drop_output"]
+    assert set(np.unique(made)) == {0, 2}
+    assert (made == made[:, :1]).all()
+
+
+WRONG_SHAPES = [
+    (lambda a: mx.sym.Convolution(a, kernel=(3, 3), num_filter=2), (1, 2, 5), "expected 4 axes"),
+    (lambda a: mx.sym.Convolution(a, kernel=(3, 3), num_filter=2), (1, 2, 2, 5), "exceeds the input"),
+    (lambda a: mx.sym.Convolution(a, kernel=(1, 1), num_filter=2, num_group=2), (1, 3, 2, 5), "do not divide"),
+    (lambda a: mx.sym.Convolution(a, kernel=(1, 1), num_filter=2, stride=(1,)), (1, 3, 2, 5), "expected 2 values"),
+    (lambda a: mx.sym.Convolution(a, kernel=(1, 1), num_filter=2, layout="NHWC"), (1, 3, 2, 5), "second axis"),
+    (lambda a: mx.sym.Deconvolution(a, kernel=(1, 1), num_filter=2, adj=(1, 1)), (1, 3, 2, 5), "below stride"),
+    (lambda a: mx.sym.Deconvolution(a, kernel=(1, 1), num_filter=2, pad=(1, 1)), (1, 3, 2, 5), "leaves nothing"),
+    (lambda a: mx.sym.Deconvolution(a, kernel=(1, 1), num_filter=3, num_group=2), (1, 4, 2, 5), "do not divide"),
+    (lambda a: mx.sym.Pooling(a, kernel=(3, 3)), (1, 1, 2, 4), "exceeds the input"),
+    (lambda a: mx.sym.Pooling(a, kernel=(3,)), (1, 1, 2, 4), "expected 2 sizes"),
+    (lambda a: mx.sym.Pooling(a, kernel=(1, 1), pad=(1, 1)), (1, 1, 2, 4), "smaller than kernel"),
+    (lambda a: mx.sym.Pooling(a, kernel=(1, 1), layout="NHWC"), (1, 1, 2, 4), "second axis"),
+    (lambda a: mx.sym.Pooling(a, kernel=(1, 1)), (1, 4), "one to three spatial axes"),
+    (lambda a: mx.sym.UpSampling(a, scale=2, sample_type="nearest"), (1, 4), "expected"),
+    (lambda a: mx.sym.Pad(a, mode="edge", pad_width=(1, 0, 0, 0, 0, 0, 0, 0)), (1, 2, 3, 4), "0 for the first two"),
+    (lambda a: mx.sym.depth_to_space(a, block_size=2), (1, 2, 3, 4), "no multiple"),
+    (lambda a: mx.sym.space_to_depth(a, block_size=2), (1, 2, 3, 4), "must be multiples"),
+    (lambda a: mx.sym.InstanceNorm(a), (2, 3), "expected"),
+    (lambda a: mx.sym.GroupNorm(a, num_groups=2), (2, 3, 4), "divisible"),
+    (lambda a: mx.sym.L2Normalization(a, mode="channel"), (2, 3), "mode=channel"),
+    (lambda a: mx.sym.LRN(a, nsize=2), (2, 3, 4, 5), "must be odd"),
+    (lambda a: mx.sym.LRN(a, nsize=3), (2, 3, 4), "expected"),
+    (lambda a: mx.sym.SoftmaxActivation(a, mode="channel"), (2, 3), "too few axes"),
+    (lambda a: mx.sym.SequenceMask(a, axis=2), (2, 3, 4), "axis 0 or 1"),
+    (lambda a: mx.sym.slice_like(a, mx.sym.Variable("b", shape=(9, 9))), (3, 4), "data only 3"),
+    (lambda a: mx.sym.slice_like(a, mx.sym.Variable("b", shape=(2,))), (3, 4), "no axis 1"),
+    (lambda a: mx.sym.broadcast_like(a, mx.sym.Variable("b", shape=(2, 2))), (3, 1), "cannot become"),
+    (lambda a: mx.sym.broadcast_like(a, mx.sym.Variable("b", shape=(2,))), (3, 1), "same number of axes"),
+    (lambda a: mx.sym.broadcast_like(a, mx.sym.Variable("b", shape=(2,)), lhs_axes=(0,)), (1, 1), "give both"),
+    (lambda a: mx.sym.reshape_like(a, mx.sym.Variable("b", shape=(2,))), (3, 1), "numbers of elements differ"),
+    (lambda a: mx.sym.reshape_like(a, mx.sym.Variable("b", shape=(3,)), lhs_begin=5), (3, 1), "no range"),
+    (lambda a: mx.sym.Crop(a, h_w=(9, 9)), (1, 1, 3, 4), "inside of data"),
+    (lambda a: mx.sym.Crop(a, h_w=(3, 3), offset=(1, 0)), (1, 1, 3, 4), "leaves data"),
+    (lambda a: mx.sym.Crop(a, h_w=(3, 3), offset=(1,)), (1, 1, 3, 4), "a row and a column"),
+    (lambda a: mx.sym.gather_nd(a, mx.sym.Variable("b", shape=(3, 2))), (3, 4), "name 3 axes"),
+    (lambda a: mx.sym.argmax_channel(a), (3,), "two or more axes"),
+    (lambda a: mx.sym.LinearRegressionOutput(a, mx.sym.Variable("b", shape=(3, 2))), (3, 4), "do not agree"),
+    (lambda a: a + mx.sym.arange(5, 1), (3,), "elements"),
+]
+
+
+@pytest.mark.parametrize(("build", "shape", "words"), WRONG_SHAPES)
+def test_shapes_that_do_not_fit_say_why(build, shape, words):
+    with pytest.raises(MXNetError, match=words):
+        build(mx.sym.Variable("a")).infer_shape(a=shape)
+
+
+def test_unknown_sizes_are_told_by_the_output_of_a_convolution():
+    made = mx.sym.Convolution(mx.sym.Variable("a"), kernel=(3, 3), pad=(1, 0), num_filter=4, name="conv")
+    whole = made + mx.sym.Variable("b", shape=(7, 4, 5, 6))
+    assert whole.infer_shape(a=(0, 2, 0, 0))[0][0] == (7, 2, 5, 8)
 
 
 def test_open_shapes_name_the_variable():

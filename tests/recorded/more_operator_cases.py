@@ -94,6 +94,11 @@ def _elements(mx, cases):
         "round rint fix trunc cbrt rcbrt log2 log10 tan sinh cosh arcsinh degrees radians logical_not hard_sigmoid"
     ).split():
         cases[name] = (getattr(mx.sym, name)(a, name="op"), {"a": (3, 4)}, {"a": kinds.get(name, "normal")})
+    cases["dropout_axes_in_inference"] = (mx.sym.Dropout(a, p=0.5, axes=(1,), name="op"), {"a": (3, 4)}, {})
+    cases["arange"] = (a + mx.sym.arange(2, 10, 2, name="from"), {"a": (4,)}, {})
+    cases["arange_repeat"] = (a * mx.sym.arange(3, repeat=2, name="from"), {"a": (6,)}, {})
+    cases["methods"] = (a.norm(axis=1).slice_like(b).round() + b.trunc().log10(), {"a": (3, 4), "b": (2,)},
+                        {"b": "class 9"})  # fmt: skip
     cases["arccosh"] = (mx.sym.arccosh(a + 1, name="op"), {"a": (3, 4)}, {"a": "positive"})
     cases["arctanh"] = (mx.sym.arctanh(a / 2.5, name="op"), {"a": (3, 4)}, {"a": "positive"})
     cases["round_halves"] = (mx.sym.round(a * 0.5) + 10 * mx.sym.rint(a * 0.5), {"a": (3, 4)}, {"a": "ties"})
@@ -122,6 +127,10 @@ def _normalizations(mx, cases):
 
 def _sequences(mx, cases):
     sym, (a, b) = mx.sym, [mx.sym.Variable(name) for name in "ab"]
+    lengths = sym.Cast(b, dtype="int32")
+    for axis, shape in ((-1, (2, 3)), (1, (2, 4))):
+        found = sym.softmax(a, lengths, use_length=True, axis=axis, name="op")
+        cases["softmax_lengths_axis%d" % axis] = (found, {"a": (2, 3, 4), "b": shape}, {"b": "length 3"})
     for name in ("SequenceMask", "SequenceLast", "SequenceReverse"):
         operator = getattr(sym, name)
         key = "sequence_" + name[8:].lower()

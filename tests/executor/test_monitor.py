@@ -98,15 +98,15 @@ def test_several_contexts_are_all_watched():
     module = mx.mod.Module(symbol, context=[mx.cpu(0), mx.cpu(1)])
     module.bind([("data", (4, 5))], [("softmax_label", (4,))])
     module.init_params()
-    monitor = mx.mon.Monitor(1, pattern="softmax_output|data")
+    monitor = mx.mon.Monitor(1, pattern="softmax_output|data", monitor_all=True)
     module.install_monitor(monitor)
     monitor.tic()
     module.forward(mx.io.DataBatch([mx.nd.ones((4, 5))], [mx.nd.ones((4,))]), is_train=False)
-    assert sorted(name for _, name, _ in monitor.toc()) == ["data"] * 2 + ["softmax_output"] * 2
+    assert sorted(name for _, name, _ in monitor.toc()) == ["data"] * 4 + ["softmax_output"] * 2
 
 
 def test_statistics_must_be_arrays():
-    executor = mx.sym.exp(mx.sym.Variable("x")).simple_bind(mx.cpu(), grad_req="null", x=(2,))
+    executor = mx.sym.exp(mx.sym.Variable("x"), name="e").simple_bind(mx.cpu(), grad_req="null", x=(2,))
     for wrong in (lambda array: 1.0, lambda array: [1.0]):
         monitor = mx.monitor.Monitor(1, stat_func=wrong)
         monitor.install(executor)

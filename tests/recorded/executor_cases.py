@@ -103,7 +103,9 @@ def simple(mx):
 
 def evaluated(mx):
     a, b = mx.sym.Variable("a"), mx.sym.Variable("b")
-    found = mx.sym.Group([2 * a + b, a]).eval(a=mx.nd.array(values(2, 3)), b=mx.nd.array(values(2, 3, seed=1)))
+    with mx.name.NameManager():
+        both = mx.sym.Group([2 * a + b, a])
+    found = both.eval(a=mx.nd.array(values(2, 3)), b=mx.nd.array(values(2, 3, seed=1)))
     return {"sum": found[0].asnumpy(), "variable": found[1].asnumpy()}
 
 

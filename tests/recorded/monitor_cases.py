@@ -58,7 +58,8 @@ CASES = [classifier, elementwise, layers]
 
 def shown(mx, case, monitor_all):
     """[name, shape, root of the mean square] of what a callback sees in a forward and in a backward pass."""
-    symbol, shapes = case(mx)
+    with mx.name.NameManager():
+        symbol, shapes = case(mx)
     executor = symbol.simple_bind(mx.cpu(), **shapes)
     for seed, array in enumerate(executor.arg_arrays):
         array[:] = values(*array.shape, seed=seed)

@@ -42,7 +42,7 @@ def zigzag(mx):
     with mx.AttrScope(ctx_group="second"):
         right = s.FullyConnected(s.sigmoid(left, name="gate"), num_hidden=4, name="right")
     with mx.AttrScope(ctx_group="first"):
-        joined = s.FullyConnected(left * right, num_hidden=3, name="joined")
+        joined = s.FullyConnected(s.elemwise_mul(left, right, name="product"), num_hidden=3, name="joined")
         return s.Group([s.SoftmaxOutput(joined, name="softmax"), left])
 
 
@@ -71,7 +71,9 @@ def batch(mx, case, step):
 def train(mx, case, group2ctxs, context=None):
     """Three steps of a Module: the outputs of each, the parameters at the end."""
     make, _, data, label = CASES[case]
-    module = mx.mod.Module(make(mx), context=context or mx.cpu(0), group2ctxs=group2ctxs)
+    with mx.name.NameManager():
+        symbol = make(mx)
+    module = mx.mod.Module(symbol, context=context or mx.cpu(0), group2ctxs=group2ctxs)
     module.bind([("data", data)], [("softmax_label", label)])
     module.init_params(mx.init.One())
     shapes = {name: array.shape for name, array in module.get_params()[0].items()}

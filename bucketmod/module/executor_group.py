@@ -71,11 +71,10 @@ class DataParallelExecutorGroup:
             grad_req if for_training else "null", self.arg_names, self.param_names, self.fixed_param_names,
             [desc.name for desc in data] if inputs_need_grad else [],
         )  # fmt: skip
-        if shared_group is not None:
-            assert len(shared_group.contexts) >= len(contexts), "the shared group has fewer contexts"
-            self.memory = shared_group.memory
-        else:
-            self.memory = SharedMemory.of(self.contexts, self.workload)
+        assert shared_group is None or len(shared_group.contexts) >= len(contexts), "the shared group has fewer"
+        self.memory: SharedMemory = (
+            SharedMemory.of(self.contexts, self.workload) if shared_group is None else shared_group.memory
+        )
         self._memories: list[ContextMemory] = self.memory.contexts[: len(self.contexts)]
         self.execs: list[ContextExecutor] = []
         self.batch_size: int | None = None

@@ -321,12 +321,12 @@ class Module(ParameterModule):
         ones in place. AssertionError unless bound and initialised; MXNetError for arrays that do not fit.
         """
         assert self.binded and self.params_initialized, "forward() needs bind() and init_params() first"
+        group = self._exec_group
         if isinstance(data_batch, list):
             assert len(data_batch) == len(self._context), "a list of batches has one for each context"
-            shapes = _shapes_of_list(data_batch)
+            shapes = _shapes_of_list([batch.data for batch in data_batch], group.data_layouts)
         else:
             shapes = [array.shape for array in data_batch.data]
-        group = self._exec_group
         if shapes != group.bound_shapes:
             self._reshape_for(data_batch, shapes)
         group.forward(data_batch, is_train)
@@ -340,15 +340,17 @@ class Module(ParameterModule):
         check_names_match(self._data_names, [described(item) for item in data_shapes], "data", throw=True)
         label_shapes = getattr(batch, "provide_label", None)
         if not label_shapes and self._label_shapes:
-            labels = [part.label for part in batch] if isinstance(batch, list) else [getattr(batch, "label", None)]
+            parts = batch if isinstance(batch, list) else [batch]
+            labels: list[Any] = [getattr(part, "label", None) for part in parts]
             if not all(labels):
                 raise MXNetError(
                     f"a batch of other shapes ({', '.join(map(str, shapes))}) must bring labels too: the module was "
                     f"bound with {', '.join(desc.name for desc in self._label_shapes)}"
                 )
+            axes = [DataDesc.get_batch_axis(desc.layout) for desc in self._label_shapes]
             label_shapes = [
-                DataDesc(desc.name, (len(labels) * array.shape[0], *array.shape[1:]), desc.dtype, desc.layout)
-                for desc, array in zip(self._label_shapes, labels[0], strict=False)
+                DataDesc(desc.name, shape, desc.dtype, desc.layout)
+                for desc, shape in zip(self._label_shapes, _shapes_of_list(labels, axes), strict=False)
             ]
         self.reshape(data_shapes, label_shapes or None)
 
@@ -430,8 +432,11 @@ def _checked_shared(shared_module: Any) -> Module | None:
     return shared_module
 
 
-def _shapes_of_list(batches: list[Any]) -> list[tuple[int, ...]]:
-    """Shapes of the arrays of a list of batches, one for each context, together. AssertionError when they differ."""
-    first, *others = [[array.shape for array in batch.data] for batch in batches]
+def _shapes_of_list(batches: Sequence[Sequence[NDArray]], axes: Sequence[int]) -> list[tuple[int, ...]]:
+    """Shapes of the arrays of one batch for each context, joined along ``axes``. AssertionError when they differ."""
+    first, *others = [[array.shape for array in arrays] for arrays in batches]
     assert all(shapes == first for shapes in others), "all batches in a list need arrays of the same shapes"
-    return [(len(batches) * shape[0], *shape[1:]) for shape in first]
+    return [
+        shape if axis < 0 else (*shape[:axis], len(batches) * shape[axis], *shape[axis + 1 :])
+        for shape, axis in zip(first, axes, strict=False)
+    ]

@@ -167,3 +167,17 @@ def test_rows_are_asked_for_only_where_a_store_updates():
         module.prepare(batch(8), sparse_row_id_fn=lambda one: [])
     with pytest.raises(ValueError):
         module.prepare(batch(8), sparse_row_id_fn=lambda one: {"nobody": mx.nd.array([0])})
+
+
+def test_lists_of_batches_of_another_size_bring_their_labels():
+    """MXNet forgets that there are labels when a list of batches reshapes it."""
+    module, whole = two(), two()
+    parts = [batch(2, seed=1), batch(2, seed=2)]
+    module.forward_backward(parts)
+    joined = [mx.nd.concat(*(getattr(part, kind)[0] for part in parts), dim=0) for kind in ("data", "label")]
+    whole.forward_backward(mx.io.DataBatch([joined[0]], [joined[1]]))
+    for found, wanted in zip(module._exec_group.grad_arrays, whole._exec_group.grad_arrays, strict=True):
+        for one, other in zip(found, wanted, strict=True):
+            np.testing.assert_array_equal(one.asnumpy(), other.asnumpy())
+    with pytest.raises(mx.MXNetError, match="must bring labels"):
+        module.forward([batch(3, label=False), batch(3, label=False)])

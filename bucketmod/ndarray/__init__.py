@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from bucketmod.ndarray import elementwise, linear, random, reduction, selection, shaping, sparse, updates
+from bucketmod.ndarray import elementwise, layers, linear, random, reduction, selection, shaping, sparse, updates
 from bucketmod.ndarray.creation import (
     arange,
     array,
@@ -28,9 +28,9 @@ OPERATIONS.update(
 )  # fmt: skip
 
 __all__ = [
-    "NDArray", "arange", "array", "concatenate", "elementwise", "empty", "eye", "from_numpy", "full", "linear",
-    "linspace", "load", "load_frombuffer", "ones", "random", "reduction", "save", "selection", "shaping", "sparse",
-    "updates", "waitall", "zeros",
+    "NDArray", "arange", "array", "concatenate", "elementwise", "empty", "eye", "from_numpy", "full", "layers",
+    "linear", "linspace", "load", "load_frombuffer", "ones", "random", "reduction", "save", "selection", "shaping",
+    "sparse", "updates", "waitall", "zeros",
 ]  # fmt: skip
 
 

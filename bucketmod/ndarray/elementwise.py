@@ -100,8 +100,8 @@ for _name, _function in UNARY.items():
 
 
 @operation("BlockGrad", "stop_gradient", "make_loss", "MakeLoss")
-def identity(data: np.ndarray) -> np.ndarray:
-    """A copy."""
+def identity(data: np.ndarray, **_: Any) -> np.ndarray:
+    """A copy; MakeLoss has options that matter for its gradient only."""
     return data
 
 

@@ -12,8 +12,10 @@ from bucketmod.ndarray.operation import operation
 
 @operation(fluent=True)
 def dot(lhs: np.ndarray, rhs: np.ndarray, transpose_a: bool = False, transpose_b: bool = False, **_: Any) -> np.ndarray:
-    """The last axis of ``lhs`` against the first of ``rhs``; ``transpose_*`` reverses the axes of an operand first."""
-    return np.tensordot(lhs.T if transpose_a else lhs, rhs.T if transpose_b else rhs, axes=1)
+    """The last axis of ``lhs`` against the first of ``rhs``; transposed, the first axis of ``lhs`` or the last of
+    ``rhs``."""
+    left = np.moveaxis(lhs, 0, -1) if transpose_a else lhs
+    return np.tensordot(left, np.moveaxis(rhs, -1, 0) if transpose_b else rhs, axes=1)
 
 
 @operation()
@@ -76,9 +78,13 @@ def log_softmax(data: np.ndarray, axis: int = -1, temperature: float | None = No
 
 
 @operation(name="SoftmaxOutput")
-def softmax_output(data: np.ndarray, label: np.ndarray, multi_output: bool = False, **_: Any) -> np.ndarray:
-    """softmax over the last axis (over axis 1 with ``multi_output``)."""
-    return np.exp(_log_softmax(data, 1 if multi_output else -1))
+def softmax_output(
+    data: np.ndarray, label: np.ndarray, multi_output: bool = False, preserve_shape: bool = False, **_: Any
+) -> np.ndarray:
+    """softmax over axis 1 (``multi_output``), the last axis (``preserve_shape``), or all of a sample."""
+    if multi_output or preserve_shape:
+        return np.exp(_log_softmax(data, 1 if multi_output else -1))
+    return np.exp(_log_softmax(data.reshape(len(data), -1), 1)).reshape(data.shape)
 
 
 @operation(name="L2Normalization")

@@ -19,9 +19,19 @@ def reshape(data: np.ndarray, shape: Sequence[int], reverse: bool = False) -> np
 
 
 @operation(fluent=True)
-def reshape_like(lhs: np.ndarray, rhs: np.ndarray) -> np.ndarray:
-    """A copy of ``lhs`` with the shape of ``rhs``."""
-    return lhs.reshape(rhs.shape)
+def reshape_like(
+    lhs: np.ndarray,
+    rhs: np.ndarray,
+    lhs_begin: int | None = None,
+    lhs_end: int | None = None,
+    rhs_begin: int | None = None,
+    rhs_end: int | None = None,
+) -> np.ndarray:
+    """A copy of ``lhs`` with the shape of ``rhs``, or with the named axes of ``rhs`` in place of its own."""
+    if (lhs_begin, lhs_end, rhs_begin, rhs_end) == (None,) * 4:
+        return lhs.reshape(rhs.shape)
+    first = slice(lhs_begin, lhs_end).indices(lhs.ndim)
+    return lhs.reshape((*lhs.shape[: first[0]], *rhs.shape[rhs_begin:rhs_end], *lhs.shape[first[1] :]))
 
 
 @operation("Flatten")
@@ -101,9 +111,16 @@ def broadcast_axis(data: np.ndarray, axis: int | Sequence[int] = (), size: int |
 
 
 @operation(fluent=True)
-def broadcast_like(lhs: np.ndarray, rhs: np.ndarray, **_: Any) -> np.ndarray:
-    """``lhs`` repeated to the shape of ``rhs``."""
-    return np.broadcast_to(lhs, rhs.shape)
+def broadcast_like(
+    lhs: np.ndarray, rhs: np.ndarray, lhs_axes: Sequence[int] | None = None, rhs_axes: Sequence[int] | None = None
+) -> np.ndarray:
+    """``lhs`` repeated to the shape of ``rhs``, or along ``lhs_axes`` to the lengths of ``rhs_axes``."""
+    if lhs_axes is None or rhs_axes is None:
+        return np.broadcast_to(lhs, rhs.shape)
+    shape = list(lhs.shape)
+    for left, right in zip(lhs_axes, rhs_axes, strict=True):
+        shape[left] = rhs.shape[right]
+    return np.broadcast_to(lhs, shape)
 
 
 @operation("Concat")

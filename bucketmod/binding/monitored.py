@@ -115,7 +115,7 @@ class _Watched:
         for position, (child, index) in enumerate(node.inputs):
             entry = made[child], index
             if child in self._active and child not in states:
-                tap = self.taps[node, position] = f"{node.name}/tap{position}"
+                tap = self.taps[node, position] = f"{node.name}/tap{len(self.taps)}"  # nodes may share a name
                 zero = Node(None, tap, _group(node), [])
                 entry = Node(get_op("elemwise_add"), f"{tap}/sum", _group(node), [entry, (zero, 0)]), 0
             inputs.append(entry)

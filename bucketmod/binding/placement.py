@@ -97,8 +97,17 @@ class PlacedBucket(Bucket):
             )
             executor = part.bucket.executor(is_train, names, target, store, workspace.part(number), inputs, add)
             placed.append(PlacedPart(executor, part.cuts, names))
-        shapes = [(name, shape) for name, shape in self.outputs]
-        return PlacedExecutor(placed, self.heads, shapes, store, workspace)
+        return PlacedExecutor(placed, self.heads, _distinct(self.outputs), store, workspace)
+
+
+def _distinct(outputs: Sequence[tuple[str, tuple[int, ...]]]) -> list[tuple[str, tuple[int, ...]]]:
+    """Names and shapes, with a number behind the name of an output that comes again: each has its own gradient."""
+    seen: dict[str, int] = {}
+    found = []
+    for name, shape in outputs:
+        count = seen[name] = seen.get(name, -1) + 1
+        found.append((f"{name}/{count}" if count else name, shape))
+    return found
 
 
 def prepare_group2ctxs(group2ctxs: Any, count: int) -> list[dict[str, Context]]:

@@ -84,6 +84,17 @@ def test_without_a_monitor_the_program_is_the_plain_one(monkeypatch):
     assert len(executor._programs[False, False].output_shapes) == 1 and binding.compiled_count() == before
 
 
+def test_nodes_of_one_name_are_all_watched():
+    x = mx.sym.Variable("x")
+    symbol = mx.sym.exp(mx.sym.exp(x, name="same"), name="same")
+    executor, seen = symbol.simple_bind(mx.cpu(), x=(2,)), []
+    executor.set_monitor_callback(lambda name, array: seen.append((name, round(float(array.asnumpy()[0]), 3))))
+    executor.forward(is_train=True)
+    executor.backward(mx.nd.ones((2,)))
+    assert seen == [("same_output", 1), ("same_output", 2.718), ("_head_grad_0_id_output", 1),
+                    ("same_backward_output", 2.718), ("same_backward_output", 2.718)]  # fmt: skip
+
+
 def test_reshaped_executors_keep_the_monitor():
     symbol, shapes = classifier(mx)
     seen = []

@@ -185,6 +185,20 @@ def test_groups_without_a_context_and_contexts_that_cannot_run():
         perceptron(mx).simple_bind(mx.cpu(0), group2ctx={"first": mx.cpu(1), "second": mx.gpu()}, data=(2, 5))
 
 
+def test_an_output_that_comes_twice_has_two_gradients():
+    s = mx.sym
+    with mx.AttrScope(ctx_group="first"):
+        one = s.exp(s.Variable("data"), name="one")
+    with mx.AttrScope(ctx_group="second"):
+        two = s.square(one, name="two")
+    both = s.Group([one, two, one])
+    for groups in (two_sided(mx), None):
+        executor = both.simple_bind(mx.cpu(0), group2ctx=groups, data=(2,))
+        executor.forward(is_train=True)
+        executor.backward([mx.nd.array([1, 2]), mx.nd.array([10, 20]), mx.nd.array([100, 200])])
+        np.testing.assert_allclose(executor.grad_dict["data"].asnumpy(), [121, 242], rtol=1e-6)
+
+
 def test_missing_and_wrong_head_gradients():
     executor = zigzag(mx).simple_bind(mx.cpu(0), group2ctx=two_sided(mx), data=(2, 5))
     executor.forward(is_train=True)

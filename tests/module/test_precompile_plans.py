@@ -51,7 +51,7 @@ def test_a_bucket_that_fails_leaves_the_others(folder):
     def sym_gen(key):
         if key == "bad":
             raise ValueError("no graph for bad")
-        return linear()
+        return linear(), ("data",), None
 
     plan = precompile.Plan(sym_gen, [4, "bad"], lambda key: ([("data", (4, FEATURES))], None))
     with pytest.raises(ValueError, match="mode"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -46,29 +47,48 @@ class Plan:
 
     def tiles(self, gemm: Gemm) -> list[Segment]:
         """Rows of tiles; the last may be lower."""
-        full, rest = divmod(gemm.m, self.tile_rows)
-        segments = [Segment(0, full, 0, self.tile_rows), Segment(full, 1, full * self.tile_rows, rest)]
-        return [s for s in segments if s.count and s.size]
+        return _tiles(gemm.m, self.tile_rows)
 
     def panels(self, gemm: Gemm) -> list[Segment]:
         """Panels, as few as there can be, of widths that differ by a vector at most: none is computed in vain."""
-        vectors = -(-gemm.n // self.lanes)
-        count = -(-vectors // self.tile_vectors)
-        narrow, wide = divmod(vectors, count)
-        segments, at, first = [], 0, 0
-        for parts, width in ((wide, narrow + 1), (count - wide, narrow)):
-            size = width * self.lanes
-            full = min(parts, (gemm.n - first) // size) if parts else 0
-            segments.append(Segment(at, full, first, size))
-            segments.append(Segment(at + full, parts - full, first + full * size, gemm.n - first - full * size))
-            at, first = at + parts, first + parts * size
-        return [s for s in segments if s.count]
+        return _panels(gemm.n, self.tile_vectors, self.lanes)
+
+
+@functools.cache
+def _tiles(rows: int, height: int) -> list[Segment]:
+    full, rest = divmod(rows, height)
+    segments = [Segment(0, full, 0, height), Segment(full, 1, full * height, rest)]
+    return [s for s in segments if s.count and s.size]
+
+
+@functools.cache
+def _panels(columns: int, widest: int, lanes: int) -> list[Segment]:
+    vectors = -(-columns // lanes)
+    count = -(-vectors // widest)
+    narrow, wide = divmod(vectors, count)
+    segments, at, first = [], 0, 0
+    for parts, width in ((wide, narrow + 1), (count - wide, narrow)):
+        size = width * lanes
+        full = min(parts, (columns - first) // size) if parts else 0
+        segments.append(Segment(at, full, first, size))
+        segments.append(Segment(at + full, parts - full, first + full * size, columns - first - full * size))
+        at, first = at + parts, first + parts * size
+    return [s for s in segments if s.count]
 
 
 @functools.cache
 def plan(gemm: Gemm, cpu: CpuFeatures) -> Plan:
     """The cheapest plan under the model of cost that README.md explains."""
-    return min(_candidates(gemm, cpu), key=lambda p: _cost(gemm, cpu, p))
+    best, least = None, float("inf")
+    # The work of all tasks is quick to tell; how evenly threads share it is asked only where that could still win.
+    for work, p in sorted(((_work(gemm, cpu, p), p) for p in _candidates(gemm, cpu)), key=lambda pair: pair[0]):
+        if best is not None and work * len(_THREADS) >= least:
+            break
+        cost = sum(work * threads * _busiest(gemm, p, threads) for threads in _THREADS)
+        if best is None or cost < least:
+            best, least = p, cost
+    assert best is not None
+    return best
 
 
 def most_rows(vectors: int, registers: int) -> int:
@@ -80,6 +100,7 @@ def most_rows(vectors: int, registers: int) -> int:
 _DEPTHS = (128, 192, 256, 384, 512)
 # A dimension is cut into at most this many parts for the sake of threads; more only copies operands more often.
 _MOST_PARTS = 32
+_COUNTS = sorted(2**twos * 3**threes for twos in range(12) for threes in range(2))
 
 
 def _candidates(gemm: Gemm, cpu: CpuFeatures) -> Iterator[Plan]:
@@ -117,9 +138,11 @@ def _even_part(total: int, most: int, least: int) -> int:
 
 
 def _cuts(total: int, most: int) -> list[int]:
-    """Sizes of parts that cut ``total`` evenly into ever more parts, none larger than ``most``."""
+    """Sizes of parts that cut ``total`` evenly into ever more parts, none larger than ``most``: into the fewest, and
+    then into counts that twos and threes divide, as threads would have them."""
     fewest = -(-total // most)
-    return sorted({-(-total // parts) for parts in range(fewest, min(total, fewest + _MOST_PARTS) + 1)})
+    counts = {fewest, *(parts for parts in _COUNTS if fewest < parts <= min(total, fewest + _MOST_PARTS))}
+    return sorted({-(-total // parts) for parts in counts})
 
 
 def _count(segments: list[Segment]) -> int:
@@ -150,8 +173,8 @@ _MIN_TASK_FLOPS = 5e5
 _THREADS = (1, 2, 4)
 
 
-def _cost(gemm: Gemm, cpu: CpuFeatures, p: Plan) -> float:
-    """Sum over the numbers of threads of the cycles of the busiest one, times the number of threads."""
+def _work(gemm: Gemm, cpu: CpuFeatures, p: Plan) -> float:
+    """Cycles of all tasks together."""
     row_blocks, column_blocks = blocks(gemm, p)
     count = gemm.batch * row_blocks * column_blocks
     if count > 1 and gemm.flops / count < _MIN_TASK_FLOPS:
@@ -169,7 +192,29 @@ def _cost(gemm: Gemm, cpu: CpuFeatures, p: Plan) -> float:
     blocks_of_k = -(-depth // p.depth)
     cycles += rows * columns * (blocks_of_k - 1) * _SUM_CYCLES
     cycles += rows / p.tile_rows * p.block_panels * blocks_of_k * _TILE_CYCLES
-    return sum(-(-count // threads) * cycles * threads for threads in _THREADS)
+    return count * cycles
+
+
+def _busiest(gemm: Gemm, p: Plan, threads: int) -> float:
+    """The share of the work that the busiest thread has: each gets as many tasks, one after the other in order, and
+    those of the last rows and columns are smaller."""
+    row_blocks, column_blocks = blocks(gemm, p)
+    height = p.block_tiles * p.tile_rows
+    rows = [min(gemm.m, block * height) for block in range(row_blocks + 1)]  # before each block
+    panels = [_step_cycles(p, s.size) for s in p.panels(gemm) for _ in range(s.count)]
+    before = list(itertools.accumulate(panels, initial=0.0))
+    columns = [before[min(len(panels), block * p.block_panels)] for block in range(column_blocks + 1)]
+
+    def done(tasks: int) -> float:
+        matrices, rest = divmod(tasks, row_blocks * column_blocks)
+        block, row = divmod(rest, row_blocks)
+        work = matrices * rows[-1] * columns[-1] + columns[block] * rows[-1]
+        return work + (rows[row] * (columns[block + 1] - columns[block]) if row else 0.0)
+
+    count = gemm.batch * row_blocks * column_blocks
+    share = -(-count // threads)
+    ends = [min(count, share * thread) for thread in range(threads + 1)]
+    return max(done(end) - done(start) for start, end in itertools.pairwise(ends)) / done(count)
 
 
 def _fetch_cycles(cpu: CpuFeatures, values: int) -> float:

@@ -34,7 +34,7 @@ def measure_peak() -> float:
 
 def measure(options: argparse.Namespace, emit: Any) -> tuple[dict[tuple[str, int], list[float]], float]:
     """Milliseconds of every step by (mode, bucket), and the machine's peak in GFLOP/s."""
-    model = Model(WORKLOADS[options.workload], options.cell == "fused")
+    model = Model(WORKLOADS[options.workload], options.cell == "fused", options.contexts)
     buckets = options.buckets or WORKLOADS[options.workload]["buckets"]
     steps: dict[tuple[str, int], list[float]] = defaultdict(list)
     peaks = []
@@ -87,6 +87,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--workload", choices=sorted(WORKLOADS), default="W1")
     parser.add_argument("--cell", choices=["unrolled", "fused"], default="unrolled")
+    parser.add_argument("--contexts", type=int, default=1, help="contexts that share each batch and the threads")
     parser.add_argument("--modes", default="train,infer")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=5)

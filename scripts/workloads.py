@@ -121,13 +121,16 @@ class Described:
 
 
 class Model(Described):
-    """A workload bound and ready: ``train(bucket, i)`` and ``infer(bucket, i)`` run one step on batch ``i``."""
+    """A workload bound and ready: ``train(bucket, i)`` and ``infer(bucket, i)`` run one step on batch ``i``, which is
+    split over ``contexts`` contexts."""
 
-    def __init__(self, workload: dict[str, Any], fused: bool = False):
+    def __init__(self, workload: dict[str, Any], fused: bool = False, contexts: int = 1):
         super().__init__(workload, fused)
         lstm = workload["kind"] == "lstm"
         largest = self.data[max(workload["buckets"])][0]
-        self.module = mx.mod.BucketingModule(self.sym_gen, default_bucket_key=max(workload["buckets"]))
+        self.module = mx.mod.BucketingModule(
+            self.sym_gen, default_bucket_key=max(workload["buckets"]), context=[mx.cpu(i) for i in range(contexts)]
+        )
         self.module.bind(data_shapes=largest.provide_data, label_shapes=largest.provide_label)
         self.module.init_params(mx.init.Xavier(factor_type="in", magnitude=2.34))
         self.module.init_optimizer(

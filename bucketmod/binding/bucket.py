@@ -23,9 +23,10 @@ from bucketmod.context import Context
 from bucketmod.runtime.executor import Executor
 from bucketmod.runtime.parameter_store import ParameterStore
 from bucketmod.runtime.workspace import InputBuffers, Workspace
+from bucketmod.symbol.graph import Node
 from bucketmod.symbol.symbol import Symbol
 
-_DIGEST_FORMAT = 1
+_DIGEST_FORMAT = 2
 # What these folders say decides the program that the compiler sees, so it is part of an artifact's identity too.
 _EXPORT_SOURCES = ("export", "operators", "symbol", "binding")
 
@@ -205,21 +206,25 @@ def _type_name(dtype: Any) -> str:
 
 
 def _canonical(graph: Graph, is_train: bool) -> Any:
-    """The graph without what does not change its program: initialisers, learning-rate factors and other annotations."""
+    """Digest of the graph without what does not change its program: initialisers, learning-rate factors and other
+    annotations."""
     if isinstance(graph, OnnxModel):
         return graph.digest(is_train)
-    nodes = graph.topological_nodes()
-    position = {node: index for index, node in enumerate(nodes)}
-    described = [
-        [
-            node.op_name,
-            node.name,
-            {} if node.is_variable else {k: v for k, v in node.attrs.items() if not k.startswith("__")},
-            [[position[child], index] for child, index in node.inputs],
-        ]
-        for node in nodes
-    ]
-    return [described, [[position[node], index] for node, index in graph.outputs]]
+    position: dict[Node, int] = {}
+    described: list[Any] = []
+    texts: dict[int, list[tuple[str, str]]] = {}  # nodes with equal attributes share what was parsed of them
+    for index, node in enumerate(graph.topological_nodes()):
+        position[node] = index
+        if node.op is None:
+            described.append(node.name)
+            continue
+        attrs = texts.get(id(node.parsed))
+        if attrs is None:
+            attrs = sorted([item for item in node.attrs.items() if not item[0].startswith("__")])
+            texts[id(node.parsed)] = attrs
+        described.append((node.op.name, node.name, attrs, [(position[child], output) for child, output in node.inputs]))
+    described.append([(position[node], output) for node, output in graph.outputs])
+    return hashlib.sha256(repr(described).encode()).hexdigest()
 
 
 @functools.lru_cache(maxsize=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ from bucketmod.symbol.graph import Entry, Node, copy_graph, topological_nodes
 HIDDEN_KEYS = ("ctx_group", "lr_mult", "wd_mult", "force_mirroring", "mirror_stage", "profiler_scope")
 
 
+@functools.lru_cache(maxsize=4096)
 def hidden_key(key: str) -> str:
     """``lr_mult`` -> ``__lr_mult__``; others unchanged. Raises OperatorError for ``weight_lr_mult`` and the like."""
     if key in HIDDEN_KEYS:
@@ -40,7 +42,7 @@ def single(entries: Sequence[Entry], called: str, argument: str) -> Entry:
 def apply_operator(
     op: OpDef,
     called: str,
-    inputs: Mapping[str, Entry] | Sequence[Entry],
+    inputs: dict[str, Entry] | Sequence[Entry],
     attrs: dict[str, str],
     node_name: str | None,
 ) -> list[Entry]:
@@ -53,19 +55,22 @@ def apply_operator(
     scope = attribute.current()._attr
     if scope:
         attrs = {**scope, **attrs}
-    attrs = {hidden_key(k): v for k, v in attrs.items()}
+    attrs = {hidden_key(k): v for k, v in attrs.items()} if attrs else {}
     node_name = name.current().get(node_name, called.lower())
     node = Node(op, node_name, attrs, [])
-    names = node.input_names
-    if not isinstance(inputs, Mapping):
+    parsed = node.parsed
+    names = [*op.inputs_of(parsed), *op.auxiliary]
+    if isinstance(inputs, dict):
+        given = inputs
+        if not inputs.keys() <= set(names):
+            extra = ", ".join(sorted(inputs.keys() - set(names)))
+            raise OperatorError(f"node {node_name!r}: {called} takes the inputs {', '.join(names)}; it has no {extra}")
+    else:
         if len(inputs) > len(names):
             raise OperatorError(f"node {node_name!r}: {called} takes {len(names)} inputs, got {len(inputs)}")
-        inputs = dict(zip(names, inputs, strict=False))
-    elif len(inputs) > len(names) or not inputs.keys() <= set(names):
-        extra = ", ".join(sorted(inputs.keys() - set(names)))
-        raise OperatorError(f"node {node_name!r}: {called} takes the inputs {', '.join(names)}; it has no {extra}")
-    node.inputs = [inputs[n] if n in inputs else (_argument_variable(node, n), 0) for n in names]
-    return [(node, i) for i in range(node.visible_outputs)]
+        given = dict(zip(names, inputs, strict=False))
+    node.inputs = [given[n] if n in given else (_argument_variable(node, n), 0) for n in names]
+    return [(node, i) for i in range(op.visible_of(parsed))]
 
 
 def _argument_variable(node: Node, argument: str) -> Node:

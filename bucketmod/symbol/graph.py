@@ -51,16 +51,16 @@ class Node:
     @property
     def num_outputs(self) -> int:
         """Outputs, those that users do not see included."""
-        return 1 if self.op is None else self.op.num_outputs(self.parsed)
+        return 1 if self.op is None else len(self.op.outputs_of(self.parsed))
 
     @property
     def visible_outputs(self) -> int:
-        return 1 if self.op is None else self.op.visible_outputs(self.parsed)
+        return 1 if self.op is None else self.op.visible_of(self.parsed)
 
     @property
     def input_names(self) -> list[str]:
         """The operator's names of its inputs, auxiliary states last."""
-        return [] if self.op is None else [*self.op.inputs(self.parsed), *self.op.aux(self.parsed)]
+        return [] if self.op is None else [*self.op.inputs_of(self.parsed), *self.op.auxiliary]
 
     def output_name(self, index: int) -> str:
         """As ``list_outputs`` shows it: ``fc1_output``; the name itself for a variable."""
@@ -116,8 +116,6 @@ def auxiliary_nodes(nodes: Iterable[Node]) -> set[Node]:
     """The variables among the inputs that some operator keeps as auxiliary states."""
     found: set[Node] = set()
     for node in nodes:
-        if node.op is not None:
-            count = len(node.op.auxiliary)
-            if count:
-                found.update(child for child, _ in node.inputs[-count:])
+        if node.op is not None and node.op.auxiliary:
+            found.update(child for child, _ in node.inputs[-len(node.op.auxiliary) :])
     return found

@@ -7,13 +7,14 @@ from heapq import heappop, heappush
 from typing import Any
 
 from bucketmod.base import DTYPE_NAMES, OperatorError, ShapeError
+from bucketmod.operators import OpDef
 from bucketmod.operators.parameters import read_dims
 from bucketmod.operators.shapes import Shape, complete, unify
 from bucketmod.operators.types import unify as unify_types
 from bucketmod.symbol.graph import Node
 
 Values = dict[Node, list[Any]]
-Rule = Callable[[Node, list[Any], list[Any]], None]
+Rule = Callable[[Mapping[str, Any], list[Any], list[Any]], None]
 
 
 def infer_shapes(nodes: Sequence[Node], given: Mapping[str, Shape]) -> dict[Node, list[Shape]]:
@@ -33,11 +34,7 @@ def infer_shapes(nodes: Sequence[Node], given: Mapping[str, Shape]) -> dict[Node
         except ValueError:
             raise ShapeError(f"variable {node.name!r}: __shape__ {declared!r} is no shape") from None
 
-    def rule(node: Node, ins: list[Shape], outs: list[Shape]) -> None:
-        assert node.op is not None
-        node.op.shape_rule(node.parsed, ins, outs)
-
-    return _propagate(nodes, start, rule, unify, ShapeError)
+    return _propagate(nodes, start, lambda op: op.shape_rule, unify, ShapeError)
 
 
 def infer_types(nodes: Sequence[Node], given: Mapping[str, str | None]) -> dict[Node, list[str | None]]:
@@ -47,11 +44,7 @@ def infer_types(nodes: Sequence[Node], given: Mapping[str, str | None]) -> dict[
         known, code = given.get(node.name), node.attrs.get("__dtype__", "")
         return known or (DTYPE_NAMES.get(int(code)) if code.isdecimal() else None)
 
-    def rule(node: Node, ins: list[str | None], outs: list[str | None]) -> None:
-        assert node.op is not None
-        node.op.type_rule(node.parsed, ins, outs)
-
-    return _propagate(nodes, start, rule, lambda a, b: unify_types([a, b]), OperatorError)
+    return _propagate(nodes, start, lambda op: op.type_rule, lambda a, b: unify_types([a, b]), OperatorError)
 
 
 def _declared_shape(text: str) -> Shape:
@@ -62,28 +55,38 @@ def _declared_shape(text: str) -> Shape:
 def _propagate(
     nodes: Sequence[Node],
     start: Callable[[Node], Any],
-    rule: Rule,
+    rule_of: Callable[[OpDef], Rule],
     merge: Callable[[Any, Any], Any],
     error_class: type[Exception],
 ) -> Values:
-    """Applies ``rule`` to every node, then again wherever an input or output became better known, until nothing does.
-
-    Sweeps go forward and backward in turn; ``merge`` lets knowledge only grow, so that this ends.
-    """
-    values: Values = {node: [start(node)] if node.op is None else [None] * node.num_outputs for node in nodes}
-    position = {node: i for i, node in enumerate(nodes)}
-    users: dict[Node, list[int]] = {node: [] for node in nodes}
-    for i, node in enumerate(nodes):
+    """Applies its operator's rule to every node, then again wherever an input or output became better known, until
+    nothing does. Sweeps go forward and backward in turn; ``merge`` lets knowledge only grow, so that this ends."""
+    rules = _Rules(rule_of, merge, error_class)
+    values: Values = {}
+    position: dict[Node, int] = {}
+    users: dict[Node, list[int]] = {}
+    waiting: set[int] = set()
+    for at, node in enumerate(nodes):  # the first sweep meets every node: only what became known behind it waits
+        position[node], users[node] = at, []
+        if node.op is None:
+            values[node] = [start(node)]
+            continue
+        values[node] = [None] * node.num_outputs
+        for changed in rules.apply(node, values):
+            if changed is not node:
+                waiting.update(users[changed])
+                if changed.op is not None:
+                    waiting.add(position[changed])
         for child, _ in node.inputs:
-            users[child].append(i)
-    sign, waiting = 1, {i for i, node in enumerate(nodes) if node.op is not None}
+            users[child].append(at)
+    sign = -1
     while waiting:
         heap, later = sorted([sign * i for i in waiting]), set()
         queued = waiting
         while heap:
             at = sign * heappop(heap)
             queued.discard(at)
-            for changed in _apply(nodes[at], values, rule, merge, error_class):
+            for changed in rules.apply(nodes[at], values):
                 for i in [*users[changed], position[changed]]:
                     if i == at or i in queued or nodes[i].op is None:
                         continue
@@ -96,22 +99,41 @@ def _propagate(
     return values
 
 
-def _apply(
-    node: Node, values: Values, rule: Rule, merge: Callable[[Any, Any], Any], error_class: type[Exception]
-) -> list[Node]:
-    """Runs the rule of one node; the nodes of which an output became better known."""
-    ins, outs = [values[child][index] for child, index in node.inputs], list(values[node])
-    try:
-        rule(node, ins, outs)
-        changed = _update(values[node], enumerate(outs), merge)
-        result = [node] if changed else []
-        for (child, index), new in zip(node.inputs, ins, strict=True):
-            if _update(values[child], ((index, new),), merge):
-                result.append(child)
-        return result
-    except ValueError as error:
-        inputs = ", ".join([f"{child.output_name(i)} {values[child][i]}" for child, i in node.inputs]) or "none"
-        raise error_class(f"operator {node.op_name} of node {node.name!r}: {error}. Inputs: {inputs}") from None
+class _Rules:
+    """Runs the rules of nodes. What a rule makes of equal attributes and inputs is looked up: the steps of an unrolled
+    graph are alike."""
+
+    def __init__(
+        self, rule_of: Callable[[OpDef], Rule], merge: Callable[[Any, Any], Any], error_class: type[Exception]
+    ) -> None:
+        self._rule_of, self._merge, self._error_class = rule_of, merge, error_class
+        # Attributes are keyed by identity: equal ones are shared, and their nodes keep them while this object lives.
+        self._found: dict[Any, tuple[list[Any], list[Any]]] = {}
+
+    def apply(self, node: Node, values: Values) -> Sequence[Node]:
+        """Updates values; the nodes of which an output became better known."""
+        op, parsed, slots = node.op, node.parsed, values[node]
+        assert op is not None
+        known = [values[child][index] for child, index in node.inputs]
+        key = (op, id(parsed), *known, *slots)
+        try:
+            if (found := self._found.get(key)) is None:
+                found = list(known), list(slots)
+                self._rule_of(op)(parsed, *found)
+                self._found[key] = found
+            ins, outs = found
+            if ins == known and outs == slots:
+                return ()
+            result = [node] if _update(slots, enumerate(outs), self._merge) else []
+            for (child, index), old, new in zip(node.inputs, known, ins, strict=True):
+                if new != old and _update(values[child], ((index, new),), self._merge):
+                    result.append(child)
+            return result
+        except ValueError as error:
+            inputs = ", ".join([f"{child.output_name(i)} {values[child][i]}" for child, i in node.inputs]) or "none"
+            raise self._error_class(
+                f"operator {node.op_name} of node {node.name!r}: {error}. Inputs: {inputs}"
+            ) from None
 
 
 def _update(slots: list[Any], news: Iterable[tuple[int, Any]], merge: Callable[[Any, Any], Any]) -> bool:

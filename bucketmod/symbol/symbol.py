@@ -18,6 +18,9 @@ from bucketmod.symbol.compose import HIDDEN_KEYS, apply_operator, hidden_key, re
 from bucketmod.symbol.graph import Entry, Node, auxiliary_nodes, copy_graph, topological_nodes
 from bucketmod.symbol.serialization import read_graph, write_graph
 
+_HIDDEN = {f"__{key}__": key for key in HIDDEN_KEYS}
+_Walk = tuple[list[Entry], list[Node], list[Node], list[Node]]
+
 
 class Symbol:
     """One or more outputs of a graph of operators over variables. Describes a computation; holds no numbers.
@@ -26,17 +29,30 @@ class Symbol:
     broadcast). ``outputs``: list of (Node, index of its output).
     """
 
-    __slots__ = ("outputs", "__weakref__")
+    __slots__ = ("outputs", "_walked", "__weakref__")
     __array_ufunc__ = None  # numpy numbers on the left leave the operation to us
 
     def __init__(self, outputs: Sequence[Entry]) -> None:
         self.outputs: list[Entry] = list(outputs)
+        self._walked: _Walk | None = None
 
     # -- the graph ---------------------------------------------------------------------------------------------------
 
     def topological_nodes(self) -> list[Node]:
         """All nodes, inputs before users: depth first, left to right, each node once."""
-        return topological_nodes(self.outputs)
+        return list(self._walk()[1])
+
+    def _walk(self) -> _Walk:
+        """(outputs, all nodes, arguments, auxiliary states). Nodes keep their inputs for life, so that one walk over
+        the graph answers every later question."""
+        walked = self._walked
+        if walked is None or walked[0] != self.outputs:
+            nodes = topological_nodes(self.outputs)
+            variables, states = [node for node in nodes if node.op is None], auxiliary_nodes(nodes)
+            arguments = [node for node in variables if node not in states] if states else variables
+            walked = list(self.outputs), nodes, arguments, [node for node in variables if node in states]
+            self._walked = walked
+        return walked
 
     @property
     def name(self) -> str | None:
@@ -46,25 +62,19 @@ class Symbol:
 
     def list_arguments(self) -> list[str]:
         """Names of the variables in order of first use, each node once, auxiliary states not among them."""
-        return [node.name for node in self._variables()[0]]
+        return [node.name for node in self._walk()[2]]
 
     def list_auxiliary_states(self) -> list[str]:
         """Names of the variables that operators keep as states, such as moving averages."""
-        return [node.name for node in self._variables()[1]]
+        return [node.name for node in self._walk()[3]]
 
     def list_inputs(self) -> list[str]:
         """Names of all variables, arguments and auxiliary states, in order of first use."""
-        return [node.name for node in self.topological_nodes() if node.is_variable]
+        return [node.name for node in self._walk()[1] if node.op is None]
 
     def list_outputs(self) -> list[str]:
         """``<node>_output`` for each output; a variable's own name."""
         return [node.output_name(index) for node, index in self.outputs]
-
-    def _variables(self, nodes: list[Node] | None = None) -> tuple[list[Node], list[Node]]:
-        nodes = self.topological_nodes() if nodes is None else nodes
-        states = auxiliary_nodes(nodes)
-        variables = [node for node in nodes if node.is_variable]
-        return [n for n in variables if n not in states], [n for n in variables if n in states]
 
     def get_internals(self) -> Symbol:
         """A group of all visible outputs of all nodes, so that ``s.get_internals()["fc1_output"]`` cuts the graph."""
@@ -124,7 +134,7 @@ class Symbol:
         return {"json": self.tojson()}
 
     def __setstate__(self, state: dict[str, str]) -> None:
-        self.outputs = read_graph(state["json"])
+        self.outputs, self._walked = read_graph(state["json"]), None
 
     def __call__(self, *args: Symbol, name: str | None = None, **kwargs: Symbol) -> Symbol:
         """A copy of this graph with symbols in place of free variables: ``net(data=other)``.
@@ -203,9 +213,8 @@ class Symbol:
         return self._infer_shape(args, kwargs)[0]
 
     def _infer_shape(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[tuple[Any, Any, Any], list[Any]]:
-        nodes = self.topological_nodes()
+        _, nodes, arguments, states = self._walk()
         values = inference.infer_shapes(nodes, self._known(args, kwargs, nodes, _as_shape))
-        arguments, states = self._variables(nodes)
         result = (
             [values[node][0] or () for node in arguments],
             [values[node][index] or () for node, index in self.outputs],
@@ -224,9 +233,8 @@ class Symbol:
 
     def infer_type_partial(self, *args: Any, **kwargs: Any) -> tuple[Any, Any, Any]:
         """As :meth:`infer_type`, with None for what stays open."""
-        nodes = self.topological_nodes()
+        _, nodes, arguments, states = self._walk()
         values = inference.infer_types(nodes, self._known(args, kwargs, nodes, _as_type))
-        arguments, states = self._variables(nodes)
         return (
             [_scalar_type(values[node][0]) for node in arguments],
             [_scalar_type(values[node][index]) for node, index in self.outputs],
@@ -237,11 +245,11 @@ class Symbol:
         if args and kwargs:
             raise ValueError("give what is known by position or by keyword, not both")
         if args:
-            names = [node.name for node in self._variables(nodes)[0]]
+            names = self.list_arguments()
             if len(args) > len(names):
                 raise MXNetError(f"{len(args)} given for {len(names)} arguments: {', '.join(names)}")
             kwargs = dict(zip(names, args, strict=False))
-        names_set = {node.name for node in nodes if node.is_variable}
+        names_set = {node.name for node in nodes if node.op is None}
         for key in kwargs:
             if key not in names_set:
                 raise MXNetError(f"{key!r} is no input of this symbol; its inputs: {', '.join(self.list_inputs())}")
@@ -504,9 +512,8 @@ def load_json(json_str: str) -> Symbol:
 
 def _shown_attrs(node: Node) -> dict[str, str]:
     shown = dict(node.attrs)
-    for key in HIDDEN_KEYS:
-        if f"__{key}__" in shown:
-            shown[key] = shown[f"__{key}__"]
+    for hidden in _HIDDEN.keys() & shown.keys():
+        shown[_HIDDEN[hidden]] = shown[hidden]
     return shown
 
 

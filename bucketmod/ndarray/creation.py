@@ -11,14 +11,17 @@ from numpy.typing import DTypeLike
 from bucketmod.base import MXNetError
 from bucketmod.context import Context
 from bucketmod.ndarray.ndarray import NDArray, resolve_dtype
-from bucketmod.runtime.memory import aligned_empty
+from bucketmod.runtime.memory import aligned_empty, aligned_zeros
 from bucketmod.runtime.worker import wait_all
 
 
 def empty(shape: int | Sequence[int], ctx: Context | None = None, dtype: DTypeLike | None = None) -> NDArray:
     """An array with undefined contents."""
-    sizes = (int(shape),) if isinstance(shape, (int, np.integer)) else tuple(int(n) for n in shape)
-    return NDArray(aligned_empty(sizes, resolve_dtype(dtype)), ctx)
+    return NDArray(aligned_empty(_sizes(shape), resolve_dtype(dtype)), ctx)
+
+
+def _sizes(shape: int | Sequence[int]) -> tuple[int, ...]:
+    return (int(shape),) if isinstance(shape, (int, np.integer)) else tuple(int(n) for n in shape)
 
 
 def full(
@@ -44,7 +47,9 @@ def zeros(
     """An array of zeros. NotImplementedError for a sparse ``stype``."""
     if stype not in (None, "default"):
         raise NotImplementedError(f"zeros: storage type {stype!r} is not supported, only dense (default) arrays are")
-    return full(shape, 0, ctx, dtype, kwargs.get("out"))
+    if (out := kwargs.get("out")) is not None:
+        return full(shape, 0, ctx, dtype, out)
+    return NDArray(aligned_zeros(_sizes(shape), resolve_dtype(dtype)), ctx)
 
 
 def ones(

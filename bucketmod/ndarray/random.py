@@ -121,7 +121,10 @@ def uniform(
 
     def draw(generator: np.random.Generator, wanted: tuple[int, ...], low: Any, high: Any) -> np.ndarray:
         width = np.subtract(high, low, dtype=np.float32)
-        return generator.random(wanted, np.float32) * width + np.asarray(low, np.float32)
+        samples = generator.random(wanted, np.float32)
+        samples *= width  # in place: fresh memory for each step would cost more than the numbers
+        samples += np.asarray(low, np.float32)
+        return samples
 
     return _sample(draw, (low, high), shape, dtype, ctx, out)
 
@@ -134,7 +137,9 @@ def normal(
 
     def draw(generator: np.random.Generator, wanted: tuple[int, ...], loc: Any, scale: Any) -> np.ndarray:
         samples = generator.standard_normal(wanted, np.float32)
-        return samples * np.asarray(scale, np.float32) + np.asarray(loc, np.float32)
+        samples *= np.asarray(scale, np.float32)
+        samples += np.asarray(loc, np.float32)
+        return samples
 
     return _sample(draw, (loc, scale), shape, dtype, ctx, out)
 

@@ -43,5 +43,6 @@ def softmax_head_grad(context: ImportContext, node: Node, inputs: list[Any]) -> 
         (dx,) = emit_kernel(context, HeadDataGradient(rows, depth, classes), [prob, w, label, r])
     if node.wants(1):
         rx = context.emit(relax.op.multiply(x, context.reshape(r, (rows, 1))))
-        dw, db = emit_kernel(context, HeadWeightGradient(rows, depth, classes), [prob, rx, r, label])
+        kernel = HeadWeightGradient(rows, depth, classes, uniform=not scale.use_ignore)
+        dw, db = emit_kernel(context, kernel, [prob, rx, r, label])
     return [dx, dw, db if node.wants(2) else None]

@@ -384,12 +384,13 @@ class HeadWeightGradient(Kernel):
     """dw[classes, depth] and db[classes] from p[rows, classes], rx[rows, depth] = r x, r[rows] and label[rows].
 
     dw = p' rx - (the rows of rx added up at their labels), db = p' r - (r added up there); a label outside of the
-    classes adds nothing.
+    classes adds nothing. ``uniform``: all of r is the same number, which then multiplies the sums of p and not each p.
     """
 
     rows: int
     depth: int
     classes: int
+    uniform: bool = False
 
     @property
     def name(self) -> str:
@@ -429,7 +430,8 @@ class HeadWeightGradient(Kernel):
         names = ("p", "rx", "r", "label", "dw", "db")
 
         def body(p: Expr, rx: Expr, r: Expr, label: Expr, dw: Expr, db: Expr) -> None:
-            emit_product(self.product, cpu, {"A": p, "B": rx, "C": dw, "sums": db, "weights": r})
+            weights = {} if self.uniform else {"weights": r}
+            emit_product(self.product, cpu, {"A": p, "B": rx, "C": dw, "sums": db, **weights})
             self._subtract(rx, r, label, dw, db, cpu.lanes)
 
         return emit.build_function(self.name, list(zip(names, [*self.inputs, *self.outputs], strict=True)), body)
@@ -438,6 +440,10 @@ class HeadWeightGradient(Kernel):
         """Each task owns a range of classes, so that no two threads touch one row and the order of the sums stays."""
         share = -(-self.classes // _LABEL_TASKS)
         with streams.tasks(_LABEL_TASKS, 3 * self.rows * self.depth * streams.NS_PER_FLOAT) as task:
+            if self.uniform:
+                first = T.bind(task * share)
+                with T.serial(T.max(T.min(share, self.classes - first), 0)) as i:
+                    T.buffer_store(db, db[first + i] * r[0], [first + i])
             with T.serial(self.rows) as row:
                 number = T.bind(_class_of(label, row))
                 mine = tirx.all(number >= task * share, number < (task + 1) * share, number < self.classes)

@@ -50,12 +50,12 @@ def test_scores_that_rise_far_beyond_the_first_ones(run):
     np.testing.assert_allclose(found, softmax(scores), rtol=2e-4, atol=1e-7)
 
 
-def case(rows, depth, classes):
+def case(rows, depth, classes, uniform=False):
     prob = softmax(draw(rows, classes)).astype(np.float32)
     label = RANDOM.randint(0, classes, rows).astype(np.float32)
     label[::7] = label[0]  # several rows with one label
     label[-1], label[-2] = -1, classes  # no class at all
-    scale = RANDOM.rand(rows).astype(np.float32)
+    scale = np.full(rows, 0.3, np.float32) if uniform else RANDOM.rand(rows).astype(np.float32)
     onehot = (label[:, None] == np.arange(classes)).astype(np.float64)
     return prob, label, scale, (prob - onehot) * scale[:, None]
 
@@ -69,10 +69,11 @@ def test_gradient_of_the_data(run, rows, depth, classes):
 
 
 @pytest.mark.parametrize("rows, depth, classes", SIZES)
-def test_gradients_of_weight_and_bias(run, rows, depth, classes):
-    prob, label, scale, gradient = case(rows, depth, classes)
+@pytest.mark.parametrize("uniform", [False, True])
+def test_gradients_of_weight_and_bias(run, rows, depth, classes, uniform):
+    prob, label, scale, gradient = case(rows, depth, classes, uniform)
     x = draw(rows, depth)
-    dw, db = run(HeadWeightGradient(rows, depth, classes), prob, x * scale[:, None], scale, label)
+    dw, db = run(HeadWeightGradient(rows, depth, classes, uniform), prob, x * scale[:, None], scale, label)
     np.testing.assert_allclose(dw, gradient.T @ x, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(db, gradient.sum(0), rtol=1e-4, atol=1e-5)
 

@@ -106,13 +106,14 @@ class Program:
         text = next((p.value for p in model.metadata_props if p.key == _METADATA_KEY), None)
         if text is None:
             raise ValueError(f"the ONNX model has no {_METADATA_KEY!r} metadata: it was not written by bucketmod")
-        roles = json.loads(text)
-        return Program.of(
-            model,
-            {name: role for name, (role, _) in roles["inputs"].items()},
-            {name: (role, of) for name, (role, of) in roles["outputs"].items()},
-            {name: of for name, (_, of) in roles["inputs"].items() if of},
-        )
+        try:
+            roles = json.loads(text)
+            inputs = {name: (str(role), str(of)) for name, (role, of) in roles["inputs"].items()}
+            outputs = {name: (str(role), str(of)) for name, (role, of) in roles["outputs"].items()}
+            partners = {name: of for name, (_, of) in inputs.items() if of}
+            return Program.of(model, {name: role for name, (role, _) in inputs.items()}, outputs, partners)
+        except (KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise ValueError(f"the {_METADATA_KEY!r} metadata does not describe this model: {error!r}") from error
 
     def digest(self) -> str:
         """SHA-256 of the program; equal programs have equal digests whichever process wrote them."""

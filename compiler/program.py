@@ -110,10 +110,13 @@ class Program:
             roles = json.loads(text)
             inputs = {name: (str(role), str(of)) for name, (role, of) in roles["inputs"].items()}
             outputs = {name: (str(role), str(of)) for name, (role, of) in roles["outputs"].items()}
-            partners = {name: of for name, (_, of) in inputs.items() if of}
-            return Program.of(model, {name: role for name, (role, _) in inputs.items()}, outputs, partners)
-        except (KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise ValueError(f"the {_METADATA_KEY!r} metadata does not describe this model: {error!r}") from error
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise ValueError(f"the {_METADATA_KEY!r} metadata does not describe roles: {error!r}") from error
+        missing = [value.name for value in model.graph.input if value.name not in inputs]
+        if missing:
+            raise ValueError(f"the {_METADATA_KEY!r} metadata has no role for {', '.join(missing)}")
+        partners = {name: of for name, (_, of) in inputs.items() if of}
+        return Program.of(model, {name: role for name, (role, _) in inputs.items()}, outputs, partners)
 
     def digest(self) -> str:
         """SHA-256 of the program; equal programs have equal digests whichever process wrote them."""

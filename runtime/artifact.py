@@ -25,7 +25,7 @@ from bucketmod.runtime.errors import ArtifactError, IncompatibleCpuError
 from bucketmod.runtime.memory import ALIGNMENT, aligned_copy
 from bucketmod.runtime.tvm_runtime import load_library
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 MANIFEST_FILE = "manifest.json"
 CONSTANTS_FILE = "constants.npz"
 LIBRARY_FILES = ("module.so", "module.o")

@@ -1,4 +1,4 @@
-"""How an entry of a training or inference library is called: with a signature, then addresses.
+"""How an entry of a training or inference library is called: with a signature, then addresses in a table.
 
 The library could check the shape of every argument, at every call, in as much code as its kernels are. It checks one
 number instead, which the sizes of all arguments went into, and which is made once for memory that stays where it is.
@@ -31,4 +31,15 @@ def entry_arguments(arrays: Sequence[np.ndarray]) -> tuple[Any, ...]:
     for array in arrays:
         if not is_aligned(array):
             raise ValueError(f"compiled code needs aligned contiguous arrays, got {array.dtype}{array.shape}")
-    return entry_signature(a.nbytes for a in arrays), *(ctypes.c_void_p(a.ctypes.data) for a in arrays)
+    *places, workspace = (array.ctypes.data for array in arrays)
+    return entry_signature(array.nbytes for array in arrays), _Table(places), ctypes.c_void_p(workspace)
+
+
+class _Table(ctypes.c_void_p):
+    """The address of a table of addresses, which it keeps alive: two words each, the second is the address (TVM has
+    the type of an argument in the first)."""
+
+    def __init__(self, addresses: Sequence[int]):
+        self.table = (ctypes.c_uint64 * (2 * max(len(addresses), 1)))()
+        self.table[1 : 2 * len(addresses) : 2] = [*addresses]
+        super().__init__(ctypes.addressof(self.table))

@@ -72,8 +72,8 @@ register_tir_pipeline(PIPELINE, _finish_pipeline)
 
 @dataclass
 class EntryPoint:
-    """A function of the library: it takes a signature and the addresses of ``arguments``, in this order, and of the
-    workspace."""
+    """A function of the library: it takes a signature, a table of the addresses of ``arguments``, in this order, and
+    the address of the workspace."""
 
     name: str
     arguments: list[Storage]
@@ -106,6 +106,16 @@ def _pointer(dtype: str) -> Any:
     return ir.PointerType(ir.PrimType(dtype), "global")
 
 
+_VALUE = 15  # TVM's number for the field of one of its own arguments that holds the value
+
+
+def _argument(table: tirx.Var, index: int, like: tirx.Var) -> Any:
+    """The address in place ``index`` of a table that is laid out as TVM lays out arguments."""
+    place = [table, tirx.IntImm("int32", index), tirx.IntImm("int32", _VALUE)]
+    void = ir.Call(ir.Op.get("tirx.tvm_struct_get"), place, ret_ty=ir.PointerType(ir.PrimType("void")))
+    return ir.Call(ir.Op.get("tirx.reinterpret"), [void], ret_ty=like.ty)
+
+
 def _on_cpu(body: tirx.Stmt) -> tirx.Stmt:
     """Scratch buffers too large for the stack are taken from the device that these attributes name: the CPU."""
     body = tirx.AttrStmt("default", "device_type", tirx.IntImm("int32", 1), body)
@@ -134,6 +144,8 @@ def entry_function(
     """The exported function of an entry point: it checks the signature of its arguments (``runtime.entry``), then
     calls the kernels."""
     signature = tirx.Var("signature", ir.PrimType("int64"))
+    # One argument for all addresses: TVM checks every argument by itself, in more code than the calls take.
+    addresses = tirx.Var("addresses", _pointer("uint8"))
     pointers = {s: tirx.Var(f"a{index}", _pointer(s.dtype)) for index, s in enumerate(entry.arguments)}
     workspace_pointer = tirx.Var("workspace", _pointer("uint8"))
     workspace_bytes = max(workspace_bytes, 1)
@@ -166,12 +178,13 @@ def entry_function(
         tirx.AssertStmt(signature == tirx.IntImm("int64", expected), ir.StringImm("ValueError"), [
             ir.StringImm(f"{entry.name}: the arguments do not have the sizes that this library was compiled for")
         ]),
+        *(tirx.Bind(pointer, _argument(addresses, index, pointer)) for index, pointer in enumerate(pointers.values())),
         tirx.DeclBuffer(workspace, data=workspace_pointer),
         *(tirx.DeclBuffer(buffer, data=pointers[storage]) for storage, buffer in flat.items()),
         *calls,
     ]  # fmt: skip
     attrs = ir.make_node("ir.DictAttrs", **{"s_tir": True, "tirx.noalias": True, "global_symbol": entry.name})
-    return tirx.PrimFunc([signature, *pointers.values(), workspace_pointer], tirx.SeqStmt(body), attrs=attrs)
+    return tirx.PrimFunc([signature, addresses, workspace_pointer], tirx.SeqStmt(body), attrs=attrs)
 
 
 def build_module(

@@ -18,17 +18,18 @@ from bucketmod.runtime.entry import entry_signature
 
 # out = scale * x * w, with scale a constant; its gradients towards w and x. Training keeps x * w in the workspace at 0
 # and puts out at 64 * (bytes rounded up), the gradient of x behind it.
+# Addresses are in the second words of a table of pairs; 15 is TVM's number for that place of an argument of its own.
+_ADDRESS = 'T.reinterpret(T.handle("{dtype}", "global").ty, T.tvm_struct_get(table, {index}, 15, T.handle().ty))'
 _SOURCE = """@I.ir_module
 class M:
     @T.prim_func(s_tir=True)
-    def {forward}(signature: T.int64, Xp: T.handle("float32"), Wp: T.handle("float32"),
-                Sp: T.handle("float32"), seedp: T.handle("int64"), workspacep: T.handle("uint8")):
+    def {forward}(signature: T.int64, table: T.handle("uint8"), workspacep: T.handle("uint8")):
         T.func_attr({{"tirx.noalias": True, "global_symbol": "{forward}"}})
         assert signature == T.int64({forward_signature}), "sizes"
-        X = T.decl_buffer(({n},), "float32", data=Xp)
-        W = T.decl_buffer(({n},), "float32", data=Wp)
-        S = T.decl_buffer((1,), "float32", data=Sp)
-        seed = T.decl_buffer((2,), "int64", data=seedp)
+        X = T.decl_buffer(({n},), "float32", data={f[0]})
+        W = T.decl_buffer(({n},), "float32", data={f[1]})
+        S = T.decl_buffer((1,), "float32", data={f[2]})
+        seed = T.decl_buffer((2,), "int64", data={seed})
         workspace = T.decl_buffer(({size},), "uint8", data=workspacep)
         kept = T.decl_buffer(({n},), "float32", data=T.address_of(workspace[0]))
         out = T.decl_buffer(({n},), "float32", data=T.address_of(workspace[{at_out}]))
@@ -36,15 +37,14 @@ class M:
             kept[i] = X[i] * W[i]
             out[i] = kept[i] * S[0] + T.Cast("float32", seed[1])
     @T.prim_func(s_tir=True)
-    def backward(signature: T.int64, Xp: T.handle("float32"), Wp: T.handle("float32"), Sp: T.handle("float32"),
-                 Hp: T.handle("float32"), DWp: T.handle("float32"), workspacep: T.handle("uint8")):
+    def backward(signature: T.int64, table: T.handle("uint8"), workspacep: T.handle("uint8")):
         T.func_attr({{"tirx.noalias": True, "global_symbol": "backward"}})
         assert signature == T.int64({backward_signature}), "sizes"
-        X = T.decl_buffer(({n},), "float32", data=Xp)
-        W = T.decl_buffer(({n},), "float32", data=Wp)
-        S = T.decl_buffer((1,), "float32", data=Sp)
-        H = T.decl_buffer(({n},), "float32", data=Hp)
-        DW = T.decl_buffer(({n},), "float32", data=DWp)
+        X = T.decl_buffer(({n},), "float32", data={f[0]})
+        W = T.decl_buffer(({n},), "float32", data={f[1]})
+        S = T.decl_buffer((1,), "float32", data={f[2]})
+        H = T.decl_buffer(({n},), "float32", data={f[3]})
+        DW = T.decl_buffer(({n},), "float32", data={f[4]})
         workspace = T.decl_buffer(({size},), "uint8", data=workspacep)
         kept = T.decl_buffer(({n},), "float32", data=T.address_of(workspace[0]))
         dx = T.decl_buffer(({n},), "float32", data=T.address_of(workspace[{at_dx}]))
@@ -62,7 +62,8 @@ def _build_object(mode: str, n: int, path: Path) -> None:
     names = dict(n=n, size=3 * step, at_out=step, at_dx=2 * step, forward="forward" if mode == "train" else "infer",
                  forward_signature=entry_signature([4 * n, 4 * n, 4, 16, 3 * step]),
                  backward_signature=entry_signature([4 * n, 4 * n, 4, 4 * n, 4 * n, 3 * step]))  # fmt: skip
-    module = from_source(_SOURCE.format(**names))
+    addresses = [_ADDRESS.format(dtype="float32", index=index) for index in range(5)]
+    module = from_source(_SOURCE.format(**names, f=addresses, seed=_ADDRESS.format(dtype="int64", index=3)))
     if mode == "infer":
         module = tvm.IRModule({var: f for var, f in module.functions_items() if var.name_hint == "infer"})
     level = "x86-64-v3"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any, Protocol
 
 Value = Any  # a number, a numpy array or a TIR expression: what Maths works on
@@ -52,17 +53,37 @@ class Update:
 
 
 UPDATES: dict[str, Update] = {}
+OF_TWO: dict[str, str] = {}  # update by one gradient -> the same update by the sum of two
 
 
-def _update(arrays: str, scalars: str, sums: str = "") -> Callable[[Step], Step]:
-    """Registers the decorated step under its function's name; the words name arrays, scalars and sums."""
+def _update(arrays: str, scalars: str, sums: str = "", keeps_grad: bool = True) -> Callable[[Step], Step]:
+    """Registers the decorated step under its function's name; the words name arrays, scalars and sums.
+
+    A step that changes a weight by a gradient, which it keeps as it is, is also registered for two gradients.
+    """
 
     def add(step: Step) -> Step:
         name = step.__name__
-        UPDATES[name] = Update(name, tuple(arrays.split()), tuple(scalars.split()), step, tuple(sums.split()))
+        update = Update(name, tuple(arrays.split()), tuple(scalars.split()), step, tuple(sums.split()))
+        UPDATES[name] = update
+        if update.arrays[:2] == ("weight", "grad") and keeps_grad:
+            OF_TWO[name] = f"{name}_of_two"
+            UPDATES[OF_TWO[name]] = _of_two(update)
         return step
 
     return add
+
+
+def _of_two(update: Update) -> Update:
+    """``update`` by ``grad + second_grad``: what adding up first and updating then gives, without the sum's way through
+    memory. ``second_grad`` stands behind ``grad``."""
+    weight, grad, *states = update.arrays
+
+    def step(m: Maths, x: Values, s: Values) -> Mapping[str, Value]:
+        total = m.keep(x.grad + x.second_grad)
+        return update.step(m, SimpleNamespace(**{**vars(x), "grad": total}), s)
+
+    return Update(OF_TWO[update.name], (weight, grad, "second_grad", *states), update.scalars, step, update.sums)
 
 
 _CLIPPED = "wd rescale_grad clip_gradient"
@@ -200,7 +221,7 @@ def adagrad_update(m: Maths, x: Values, s: Values) -> Mapping[str, Value]:
     return {"history": history, "weight": x.weight - s.lr * (grad / m.sqrt(history + s.epsilon) + x.weight * s.wd)}
 
 
-@_update("weight grad square_mean step_mean", f"rho epsilon {_CLIPPED}")
+@_update("weight grad square_mean step_mean", f"rho epsilon {_CLIPPED}", keeps_grad=False)
 def adadelta_update(m: Maths, x: Values, s: Values) -> Mapping[str, Value]:
     scaled = m.keep(s.rescale_grad * x.grad)  # written back: MXNet's callers see it
     grad = _clipped(m, scaled, s.bound)

@@ -12,7 +12,7 @@ from bucketmod.compiler.target import parse_target
 from bucketmod.compiler.update_formulas import UPDATES
 from bucketmod.runtime.artifact import Manifest, TensorSpec
 
-_ROLES = {"weight": "parameter", "grad": "gradient"}
+_ROLES = {"weight": "parameter", "grad": "gradient", "second_grad": "gradient"}
 
 
 def compile_updates(target_name: str) -> CompiledProgram:

@@ -6,6 +6,8 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
+
 from bucketmod import binding
 from bucketmod import optimizer as opt
 from bucketmod.atomic_file import replacing
@@ -15,6 +17,7 @@ from bucketmod.kvstore.compression import TwoBitCompression, parse_threshold
 from bucketmod.kvstore.keys import Key, flattened, pairs
 from bucketmod.ndarray import NDArray
 from bucketmod.ndarray.sparse import RowSparseNDArray, add_rows, pull_rows
+from bucketmod.optimizer.gradient_sum import GradientSum
 from bucketmod.runtime.memory import aligned_empty
 
 _MANY_ELEMENTS = 1 << 14  # from here on, copying takes longer than starting a kernel
@@ -37,6 +40,7 @@ class KVStore(KVStoreBase):
         self._updater: Callable[[Any, Any, NDArray], Any] | None = None
         self._values: dict[Key, NDArray] = {}
         self._sums: dict[Key, NDArray] = {}  # where gradients are added up for the updater; made once for each key
+        self._homes: dict[Key, NDArray] = {}  # arrays of a module that values live in: see share()
         self._row_sparse: set[Key] = set()  # whose values have this storage type for the caller; here all are dense
         self._compression: TwoBitCompression | None = None
 
@@ -83,11 +87,24 @@ class KVStore(KVStoreBase):
             self._add_up(key, arrays, self._target(self._values, key, arrays[0]))
             self._row_sparse.discard(key)
             return
-        total = arrays[0]
-        if len(arrays) > 1 or self._compression is not None:
-            total = self._target(self._sums, key, arrays[0])
-            self._add_up(key, arrays, total)
-        self._updater(key, total, stored)
+        self._updater(key, self._sum(key, arrays), stored)
+
+    def _sum(self, key: Key, arrays: Sequence[NDArray]) -> NDArray:
+        """For the updater. Compiled kernels add the last two arrays up themselves, while they update."""
+        if self._compression is None and len(arrays) == 1:
+            return arrays[0]
+        updater = self._updater
+        if self._compression is not None or not (isinstance(updater, opt.Updater) and updater.optimizer.uses_kernels):
+            return self._added(key, arrays)
+        _check_alike(key, [array.numpy_view() for array in arrays])
+        *others, last = arrays
+        first = others[0] if len(others) == 1 else self._added(key, others)
+        return GradientSum((first, last), lambda *_: self._added(key, arrays).numpy_view(), first.context)
+
+    def _added(self, key: Key, arrays: Sequence[NDArray]) -> NDArray:
+        total = self._target(self._sums, key, arrays[0])
+        self._add_up(key, arrays, total)
+        return total
 
     @staticmethod
     def _target(group: dict[Key, NDArray], key: Key, like: Any) -> NDArray:
@@ -99,11 +116,7 @@ class KVStore(KVStoreBase):
 
     def _add_up(self, key: Key, arrays: Sequence[NDArray], total: NDArray) -> None:
         views, target = [array.numpy_view() for array in arrays], total.numpy_view()
-        for view in views[1:]:
-            if view.shape != views[0].shape or view.dtype != views[0].dtype:
-                raise MXNetError(
-                    f"push of key {key!r}: arrays differ, {views[0].dtype}{views[0].shape} and {view.dtype}{view.shape}"
-                )
+        _check_alike(key, views)
         if self._compression is not None:
             self._compression.add_up(key, views, target)
         elif len(views) == 1:
@@ -122,6 +135,9 @@ class KVStore(KVStoreBase):
         for each, arrays in flattened(key, out):
             value = self._value(each)
             self._copy_out(value, [array for array in arrays if array.stype == "default"])
+            home = self._homes.get(each)
+            if home is not None and any(array.numpy_view() is home.numpy_view() for array in arrays):
+                self._values[each] = home  # which holds the value again
             for array in arrays:
                 if array.stype != "default" and not ignore_sparse:
                     array[:] = value
@@ -132,18 +148,41 @@ class KVStore(KVStoreBase):
         self.pull(key, value if out is None else out, priority)
 
     def _copy_out(self, value: NDArray, arrays: Sequence[NDArray]) -> None:
-        """As ``pull``, two large arrays at a time: the value is read once for both, and all cores copy."""
+        """As ``pull``, two large arrays at a time: the value is read once for both, and all cores copy.
+
+        Arrays that share memory get it once, and the memory that the value lives in needs nothing.
+        """
         source = value.numpy_view()
-        views = [array.numpy_view() for array in arrays]
+        targets = {id(array.numpy_view()): array for array in arrays if array.numpy_view() is not source}
+        views = [array.numpy_view() for array in targets.values()]
         alike = all(view.shape == source.shape and view.dtype == source.dtype for view in views)
         if source.size < _MANY_ELEMENTS or not alike:
-            for array in arrays:
+            for array in targets.values():
                 value.copyto(array)
             return
         for start in range(0, len(views) - 1, 2):
             self.kernels.run("copy_two", (*views[start : start + 2], source))
         if len(views) % 2:
             self.kernels.run("copy_one", (views[-1], source))
+
+    def share(self, key: Key, home: NDArray) -> None:
+        """Lets the value of ``key`` live in ``home``, an array that it was pulled to: an update changes both at once.
+
+        Before anybody else writes to ``home``, ``keep_apart`` is due. MXNetError for an unknown key.
+        """
+        value = self._value(key)
+        self._values[key] = self._homes[key] = NDArray(home.numpy_view(), value.context)
+
+    def keep_apart(self) -> None:
+        """Has every value that lives in a shared array in memory of the store's own, until it is pulled there again."""
+        for key, home in self._homes.items():
+            if self._values[key] is home:
+                self._values[key] = home.copy()
+
+    def forget_homes(self) -> None:
+        """Ends all sharing: values stay in memory of the store's own."""
+        self.keep_apart()
+        self._homes.clear()
 
     def broadcast(self, key: Any, value: Any, out: Any, priority: int = 0) -> None:
         """``init`` with ``value``, then ``pull`` to ``out``."""
@@ -257,6 +296,14 @@ class KVStore(KVStoreBase):
 
     def _send_command_to_servers(self, head: int, body: str) -> None:
         raise NotImplementedError("commands to servers: training on several machines (dist kvstores)")
+
+
+def _check_alike(key: Key, views: Sequence[np.ndarray]) -> None:
+    for view in views[1:]:
+        if view.shape != views[0].shape or view.dtype != views[0].dtype:
+            raise MXNetError(
+                f"push of key {key!r}: arrays differ, {views[0].dtype}{views[0].shape} and {view.dtype}{view.shape}"
+            )
 
 
 def create(name: str = "local") -> KVStoreBase:

@@ -132,6 +132,10 @@ class ContextExecutor:
         self._executors.clear()
         self._last = None
 
+    def bind_again(self) -> None:
+        """From the next forward on, programs use the arrays that parameters are in now."""
+        self._executors.clear()
+
     def monitor_like(self, other: ContextExecutor) -> None:
         """Takes over what another executor has for a monitor."""
         if other._monitor is not None and other._monitor != self._monitor:

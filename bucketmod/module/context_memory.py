@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from bucketmod.context import Context
 from bucketmod.ndarray import NDArray
+from bucketmod.runtime.memory import aligned_copy
 from bucketmod.runtime.parameter_store import ParameterStore
 from bucketmod.runtime.worker import Stream, make_streams
 from bucketmod.runtime.workspace import InputBuffers, Workspace
@@ -45,13 +46,53 @@ class ContextMemory:
         return NDArray(data, context) if self.stream is None else StreamArray(data, context, self.stream)
 
 
+class Sharer(Protocol):
+    """Who updates parameters that all contexts hold in one array each."""
+
+    def keep_apart(self) -> None:
+        """Somebody else is about to write to these arrays."""
+
+    def end_sharing(self) -> None:
+        """Contexts are about to hold arrays of their own."""
+
+
 @dataclass
 class SharedMemory:
     """One memory a context. ``copies_stale``: whether the modules' own copies of the parameters are older than what
-    the contexts hold."""
+    the contexts hold. ``sharer``: None while every context has parameters of its own. ``version``: changes when arrays
+    of parameters are replaced, and programs must be bound again."""
 
     contexts: list[ContextMemory]
     copies_stale: bool = False
+    sharer: Sharer | None = None
+    version: int = 0
+    _shared: list[str] = field(default_factory=list)
+
+    def share(self, sharer: Sharer, names: Sequence[str]) -> dict[str, np.ndarray]:
+        """Has every context hold the first one's arrays of these parameters, which are equal in all; the arrays."""
+        self.separate()
+        for memory in self.contexts:
+            memory.wait()
+        first, *others = self.contexts
+        arrays = {name: first.store.parameters[name] for name in names}
+        for memory in others:
+            memory.store.parameters.update(arrays)
+        self.sharer, self._shared = sharer, list(names)
+        self.version += 1
+        return arrays
+
+    def separate(self) -> None:
+        """Gives every context arrays of its own again, if they were shared."""
+        if self.sharer is None:
+            return
+        for memory in self.contexts:
+            memory.wait()
+        self.sharer.end_sharing()
+        for memory in self.contexts[1:]:
+            for name in self._shared:
+                memory.store.parameters[name] = aligned_copy(memory.store.parameters[name])
+        self.sharer, self._shared = None, []
+        self.version += 1
 
     @staticmethod
     def of(contexts: Sequence[Context], work_load: Sequence[float]) -> SharedMemory:

@@ -75,6 +75,7 @@ class DataParallelExecutorGroup:
         self.memory: SharedMemory = (
             SharedMemory.of(self.contexts, self.workload) if shared_group is None else shared_group.memory
         )
+        self._version = self.memory.version
         self._memories: list[ContextMemory] = self.memory.contexts[: len(self.contexts)]
         self.execs: list[ContextExecutor] = []
         self.batch_size: int | None = None
@@ -201,9 +202,18 @@ class DataParallelExecutorGroup:
             self._only.forward(map(_view, batch.data), map(_view, labels) if labels else None, is_train)
             return
         self.wait()  # inputs may still be read
+        if self._version != self.memory.version:
+            self._bind_again()
         parts = self._given_parts(data_batch) if isinstance(data_batch, list) else self._cut_parts(data_batch)
         for executor, (data, labels) in zip(self.execs, parts, strict=True):
             executor.forward(data, labels, is_train)
+
+    def _bind_again(self) -> None:
+        """Parameters are in other arrays now."""
+        for executors in self._known.values():
+            for executor in executors:
+                executor.bind_again()
+        self._version = self.memory.version
 
     def _cut_parts(self, batch: Any) -> list[tuple[list[np.ndarray], list[np.ndarray] | None]]:
         data, labels = [*map(_view, batch.data)], [*map(_view, getattr(batch, "label", None) or ())]
@@ -313,13 +323,16 @@ class DataParallelExecutorGroup:
         """Copies values to every context. ValueError for names that the graph does not have unless ``allow_extra``,
         MXNetError for another shape."""
         self.wait()
+        if self.memory.sharer is not None:
+            self.memory.sharer.keep_apart()
         for given, names, kind in ((arg_params, self.param_names, "param"), (aux_params, self.aux_names, "aux")):
             known = set(names)
             for name, value in given.items():
                 if name in known:
-                    for memory in self._memories:
-                        store = memory.store
-                        copy_value(name, value, (store.parameters if kind == "param" else store.auxiliary)[name])
+                    stores = [memory.store for memory in self._memories]
+                    found = [(store.parameters if kind == "param" else store.auxiliary)[name] for store in stores]
+                    for array in _distinct(found):
+                        copy_value(name, value, array)
                 elif not allow_extra:
                     raise ValueError(f'Find name "{name}" that is not in the arguments: see allow_extra')
 
@@ -332,15 +345,15 @@ class DataParallelExecutorGroup:
             (self.aux_names, aux_params, [store.auxiliary for store in stores]),
         ):
             for name in names:
-                first, *others = (group[name] for group in groups)
-                mean = sum(others, first) / len(groups) if others else first
+                first, *others = arrays = _distinct([group[name] for group in groups])
+                mean = sum(others, first) / len(arrays) if others else first
                 np.copyto(own[name].numpy_view(), mean, casting="unsafe")
 
     # ---- arrays, by name and then by context
 
-    @cached_property
+    @property
     def param_arrays(self) -> list[list[NDArray]]:
-        """Parameters in the order of the graph's arguments."""
+        """Parameters in the order of the graph's arguments; see ``SharedMemory.share``."""
         names = [name for name in self.arg_names if name in set(self.param_names)]
         return [[memory.array(memory.store.parameters[name]) for memory in self._memories] for name in names]
 
@@ -395,6 +408,11 @@ class DataParallelExecutorGroup:
         """For each context its inputs (data, labels, states) by name."""
         names = [*self.data_names, *(self.label_names or ()), *self.state_names]
         return [{name: each.input(name) for name in names if name in self.arg_names} for each in self.execs]
+
+
+def _distinct(arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Each once, however many contexts hold it."""
+    return list({id(array): array for array in arrays}.values())
 
 
 def copy_value(name: str, value: Any, array: np.ndarray) -> None:

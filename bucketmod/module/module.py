@@ -74,6 +74,7 @@ class Module(ParameterModule):
         self._aux_params: dict[str, NDArray] | None = None
         self._updates: ParameterUpdates | None = None
         self._apply_updates: Callable[[], None] | None = None
+        self._applied_version = 0
         self._preload_opt_states: str | None = None
         self._reset_bind()
 
@@ -272,7 +273,7 @@ class Module(ParameterModule):
             for position, name in enumerate(self._param_names)
         }
         made = make_optimizer(optimizer, dict(optimizer_params), self._symbol, names, group.batch_size or 1)
-        self._updates = ParameterUpdates(made, store, on_store, self._param_names)
+        self._updates = ParameterUpdates(made, store, on_store, self._param_names, isinstance(kvstore, str))
         self._updates.start(group, arg_params, self._compression_params)
         self._apply_updates = None
         self.optimizer_initialized = True
@@ -295,9 +296,10 @@ class Module(ParameterModule):
         )
         group = self._exec_group
         group.memory.copies_stale = True
-        if self._apply_updates is None:
+        if self._apply_updates is None or self._applied_version != group.memory.version:
             assert self._updates is not None
             self._apply_updates = self._updates.bind(group)
+            self._applied_version = group.memory.version
         group.wait()
         self._apply_updates()
 

@@ -10,8 +10,10 @@ from bucketmod import binding
 from bucketmod import optimizer as opt
 from bucketmod.atomic_file import replacing
 from bucketmod.base import MXNetError
+from bucketmod.context import Context
 from bucketmod.kvstore import KVStore
 from bucketmod.model import _create_kvstore, _initialize_kvstore
+from bucketmod.module.context_memory import SharedMemory
 from bucketmod.module.executor_group import DataParallelExecutorGroup
 from bucketmod.ndarray import NDArray
 
@@ -21,14 +23,20 @@ class ParameterUpdates:
 
     ``kvstore``: sums gradients over contexts; None: every context keeps to its own. ``on_kvstore``: the optimizer runs
     on the store, under the parameters' names; otherwise on each context, under position * contexts + context.
-    ``updater``: what is called for the parameters; None on a store.
+    ``updater``: what is called for the parameters; None on a store. ``own_store``: nobody else uses the store, so it
+    and all contexts may hold a parameter in one array: they are equal after every update.
     """
 
-    def __init__(self, optimizer: opt.Optimizer, kvstore: Any, on_kvstore: bool, param_names: Sequence[str]):
+    def __init__(
+        self, optimizer: opt.Optimizer, kvstore: Any, on_kvstore: bool, param_names: Sequence[str],
+        own_store: bool = False,
+    ):  # fmt: skip
         self.optimizer = optimizer
         self.kvstore = kvstore
         self.on_kvstore = on_kvstore
         self.updater = None if on_kvstore else opt.get_updater(optimizer)
+        self.own_store = own_store
+        self._memory: SharedMemory | None = None  # whose arrays the store's values live in
         # Of the module that made the optimizer, so that states stay with their parameter in buckets that order
         # parameters differently.
         self._position = {name: position for position, name in enumerate(param_names)}
@@ -38,6 +46,7 @@ class ParameterUpdates:
     ) -> None:
         """Gives the store, if there is one, the optimizer and the parameters' values. ``compression``: of the gradients
         that it exchanges."""
+        group.memory.separate()
         if self.kvstore is None:
             return
         if isinstance(self.kvstore, KVStore) and self.optimizer.uses_kernels:
@@ -47,10 +56,34 @@ class ParameterUpdates:
         if self.on_kvstore:
             self.kvstore.set_optimizer(self.optimizer)
         _initialize_kvstore(self.kvstore, group.param_arrays, arg_params, group.param_names, self.on_kvstore)
+        self._share(group)
+
+    def _share(self, group: DataParallelExecutorGroup) -> None:
+        """One array for each parameter, in main memory, where nobody can tell."""
+        if not (self.own_store and self.on_kvstore and type(self.kvstore) is KVStore):
+            return
+        if len(group.contexts) < len(group.memory.contexts) or not all(map(_in_main_memory, group.contexts)):
+            return  # a context left out may hold other values
+        self._memory = group.memory
+        for name, array in group.memory.share(self, group.param_names).items():
+            self.kvstore.share(name, NDArray(array))
+
+    def keep_apart(self) -> None:
+        """The store keeps its values while others write to the contexts' parameters, as stores of their own do."""
+        self.kvstore.keep_apart()
+
+    def end_sharing(self) -> None:
+        """Contexts and store go on with arrays of their own."""
+        self.kvstore.forget_homes()
+        self._memory = None
 
     def bind(self, group: DataParallelExecutorGroup) -> Callable[[], None]:
         """A function that changes the group's parameters by its gradients. MXNetError unless the group is bound for
         training and the optimizer knows all its parameters."""
+        if group.memory.sharer is not self:
+            group.memory.separate()
+            if self._memory is not None:  # this module has other memory than the one whose optimizer it borrowed
+                self._memory.separate()
         gradients = group.grad_arrays
         if gradients is None:
             raise MXNetError("update() needs a module that was bound with for_training=True")
@@ -129,6 +162,10 @@ class ParameterUpdates:
             return
         with open(fname, "rb") as file:
             self.updater.set_states(file.read())
+
+
+def _in_main_memory(context: Context) -> bool:
+    return context.device_type in ("cpu", "cpu_pinned", "cpu_shared")
 
 
 def make_optimizer(

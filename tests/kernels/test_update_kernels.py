@@ -11,7 +11,7 @@ import bucketmod as mx
 from bucketmod.binding import compiled_count, get_cache, update_kernels, update_request
 from bucketmod.compiler.artifact_writer import write_artifact
 from bucketmod.compiler.service import compile_requests
-from bucketmod.compiler.update_formulas import UPDATES
+from bucketmod.compiler.update_formulas import OF_TWO, UPDATES
 from bucketmod.compiler.updates import compile_updates
 from bucketmod.runtime.artifact import Artifact
 from bucketmod.runtime.cpu import host_flags
@@ -119,7 +119,8 @@ def test_every_update_is_what_its_formula_says(kernels, name, size):
     random = np.random.RandomState(size)
     arrays = [np.abs(random.randn(size)).astype(np.float32) + np.float32(0.1) for _ in update.arrays]
     arrays[0] *= np.sign(random.randn(size)).astype(np.float32)
-    arrays[-1 if len(arrays) < 3 else 2] += np.float32(9)  # a mean of squares is above the square of a mean
+    first_state = 2 + ("second_grad" in update.arrays)
+    arrays[first_state if first_state < len(arrays) else -1] += np.float32(9)  # a mean of squares: above that of a mean
     scalars = [float(np.float32(value)) for value in random.uniform(0.2, 0.8, len(update.scalars))]
     found, expected = [aligned_copy(array) for array in arrays], [array.copy() for array in arrays]
     sums = kernels.bind(name, *found)(*scalars)
@@ -127,6 +128,27 @@ def test_every_update_is_what_its_formula_says(kernels, name, size):
     assert len(sums) == len(update.sums)
     for ours, theirs in zip(found, expected, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=2e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", OF_TWO)
+def test_two_gradients_give_the_bits_of_their_sum(kernels, name):
+    random = np.random.RandomState(7)
+    weight, first, second, *states = [
+        np.abs(random.randn(531)).astype(np.float32) for _ in UPDATES[OF_TWO[name]].arrays
+    ]
+    for state in states[:1]:
+        state += np.float32(9)
+    scalars = random.uniform(0.2, 0.8, len(UPDATES[name].scalars))
+    apart = [aligned_copy(array) for array in (weight, first, second, *states)]
+    joined = [aligned_copy(array) for array in (weight, first + second, *states)]
+    assert kernels.bind(OF_TWO[name], *apart)(*scalars) == kernels.bind(name, *joined)(*scalars)
+    for ours, theirs in zip([apart[0], *apart[3:]], [joined[0], *joined[2:]], strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    np.testing.assert_array_equal(apart[1:3], [first, second])
+
+
+def test_an_update_that_changes_its_gradient_takes_one_only():
+    assert "adadelta_update" not in OF_TWO and {"sgd_update", "adam_update", "sums_of_squares"} <= OF_TWO.keys()
 
 
 def test_sums_do_not_depend_on_the_number_of_threads(kernels):

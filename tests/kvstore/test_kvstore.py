@@ -200,3 +200,50 @@ def test_the_store_for_tests_keeps_nothing():
     assert out.asnumpy().tolist() == [7, 7]
     with pytest.raises(ValueError, match="Unknown capability"):
         store.is_capable("flying")
+
+
+class Noting(mx.optimizer.ReferenceKernels):
+    """Notes what runs, and over how many arrays."""
+
+    def __init__(self):
+        self.ran = []
+
+    def run(self, name, arrays, *scalars):
+        self.ran.append((name, len(arrays)))
+        return super().run(name, arrays, *scalars)
+
+
+def pushed(optimizer, *gradients, dtype="float32"):
+    """(what ran, the value) after a push of these to a value of ones."""
+    kernels = optimizer.kernels = Noting()
+    store = mx.kv.create("local")
+    store.init("w", mx.nd.ones((3,), dtype=dtype))
+    store.set_optimizer(optimizer)
+    arrays = [mx.nd.array(gradient, dtype=dtype) for gradient in gradients]
+    store.push("w", arrays)
+    for array, gradient in zip(arrays, gradients, strict=True):
+        assert array.asnumpy().tolist() == gradient
+    value = mx.nd.zeros((3,), dtype=dtype)
+    store.pull("w", value)
+    return kernels.ran, value.asnumpy().tolist()
+
+
+def test_gradients_of_two_devices_are_added_up_by_the_update():
+    sgd = {"learning_rate": 0.5, "rescale_grad": 1.0}
+    one, two, three = [2.0, 0.0, -4.0], [0.0, 2.0, 2.0], [2.0, -2.0, 2.0]
+    assert pushed(mx.optimizer.SGD(**sgd), one, two) == ([("sgd_update_of_two", 3)], [0, 0, 2])
+    ran = [("add_two", 3), ("sgd_update_of_two", 3)]
+    assert pushed(mx.optimizer.SGD(**sgd), one, two, three) == (ran, [-1, 1, 1])
+    ran = [("add_two", 3), ("sgd_update", 2)]
+    assert pushed(mx.optimizer.SGD(**sgd), one, two, dtype="float64") == (ran, [0, 0, 2])
+    assert [name for name, _ in pushed(mx.optimizer.AdaDelta(), one, two)[0]] == ["add_two", "adadelta_update"]
+
+
+def test_optimizers_in_python_see_the_sum():
+    @mx.optimizer.register
+    class Looking(mx.optimizer.NAG):
+        def update(self, index, weight, grad, state):
+            assert grad.shape == weight.shape and grad.stype == "default" and grad.context == mx.cpu()
+            weight[:] = weight - grad * 0.5
+
+    assert pushed(Looking(), [2.0, 0.0, -4.0], [0.0, 2.0, 2.0]) == ([("add_two", 3)], [0, 0, 2])

@@ -173,6 +173,18 @@ class KVStore(KVStoreBase):
         value = self._value(key)
         self._values[key] = self._homes[key] = NDArray(home.numpy_view(), value.context)
 
+    def push_to_homes(self, keys: Sequence[Key], gradients: Sequence[Sequence[NDArray]]) -> bool:
+        """``pushpull`` of all keys to their homes at once, which is one call of the optimizer and no copy. Does nothing
+        and returns False unless all values live there, and an optimizer takes what is pushed as it is."""
+        updater, homes = self._updater, [self._homes.get(key) for key in keys]
+        if self._compression is not None or not isinstance(updater, opt.Updater):
+            return False
+        values = [home for key, home in zip(keys, homes, strict=True) if home is not None and home is self._values[key]]
+        if len(values) < len(keys):
+            return False
+        updater(list(keys), [self._sum(key, arrays) for key, arrays in zip(keys, gradients, strict=True)], values)
+        return True
+
     def keep_apart(self) -> None:
         """Has every value that lives in a shared array in memory of the store's own, until it is pulled there again."""
         for key, home in self._homes.items():

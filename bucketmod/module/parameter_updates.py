@@ -126,9 +126,11 @@ class ParameterUpdates:
     def _exchange(self, trained: Sequence[tuple[str, list[NDArray], Any]]) -> Callable[[], None]:
         """Through the store: gradients in, new parameters out, or the sum of the gradients when it has no optimizer."""
         store, on_store = self.kvstore, self.on_kvstore
+        shares = self._memory is not None
+        names, gradients = [name for name, _, _ in trained], [grads for _, _, grads in trained]
 
         def exchange() -> None:
-            if store is None:
+            if store is None or (shares and store.push_to_homes(names, gradients)):
                 return
             for position, (name, own, grads) in enumerate(trained):
                 store.pushpull(name, grads, out=own if on_store else None, priority=-position)

@@ -11,6 +11,9 @@ from bucketmod.compiler.program import Program
 
 # With fewer classes the scores stay in the first cache, and kernels of their own do as well.
 FEWEST_CLASSES = 256
+# Threads share the rows of the projection, and its weights are packed for all of them: with fewer rows, a product that
+# threads share by columns does better.
+FEWEST_ROWS = 64
 
 
 def fuse_softmax_heads(program: Program) -> Program:
@@ -32,7 +35,9 @@ def _fuse_projection(graph: Graph, head: Node) -> bool:
     scores = head.inputs[0]
     shape = graph.shape(scores)
     product = graph.producer(scores)
-    if len(shape) != 2 or shape[1] < FEWEST_CLASSES or head.attributes.get("multi_output", 0):
+    if len(shape) != 2 or shape[0] < FEWEST_ROWS or shape[1] < FEWEST_CLASSES:
+        return False
+    if head.attributes.get("multi_output", 0):
         return False
     if head.op == "Softmax" and head.attributes.get("axis", -1) not in (-1, 1):
         return False

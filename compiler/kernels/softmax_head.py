@@ -102,8 +102,8 @@ class _Cut:
         height = most_rows(vectors, cpu.registers)
         # The panels pass by once a block, so a block has some tiles even where its scores exceed the cache.
         fitting = cpu.l2 // (4 * kernel.classes * height)
-        wanted = min(max(-(-_LEAST_ROWS // height), fitting), _MOST_TILES)
-        tiles = max(1, min(wanted, -(-kernel.rows // (height * _THREADS))))
+        most = min(max(-(-_LEAST_ROWS // height), fitting), _MOST_TILES)
+        tiles = min(range(most, 0, -1), key=lambda tiles: _uneven(kernel.rows, height * tiles))
         panels = -(-kernel.classes // (vectors * cpu.lanes))
         return _Cut(cpu.lanes, vectors, height, height * tiles, panels)
 
@@ -111,7 +111,14 @@ class _Cut:
 # The panels come from the third cache or beyond: fewer rows than this would wait for them.
 _LEAST_ROWS = 24
 _MOST_TILES = 16
-_THREADS = 8  # so many should find work
+
+
+def _uneven(rows: int, block: int) -> float:
+    """What blocks of this size cost: the rows of the busiest of one, two and four threads beside an even share, and
+    more where the panels pass by too often."""
+    blocks = -(-rows // block)
+    shares = (min(rows, -(-blocks // threads) * block) * threads / rows for threads in (1, 2, 4))
+    return sum(shares) + 0.3 * max(0.0, _LEAST_ROWS / block - 1)
 
 
 class _ProjectionEmitter:

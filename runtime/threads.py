@@ -7,6 +7,9 @@ import math
 import os
 from pathlib import Path
 
+# How often an idle thread of the pool looks for work before it sleeps: some milliseconds, longer than any pause within a
+# step. TVM's own 300,000 keep a core busy for so long that threads of other contexts, or processes, lack it.
+_SPINS = 20_000
 _COUNT_VARIABLES = ("TVM_NUM_THREADS", "OMP_NUM_THREADS")  # both are read by TVM's thread pool
 
 
@@ -24,10 +27,12 @@ def available_cores() -> int:
 
 def configure_threads() -> None:
     """Sets what TVM's thread pool reads when it starts, unless the user did: ``TVM_NUM_THREADS`` (all cores) and
-    ``TVM_BIND_THREADS`` (0: pinned threads of two processes would fight for the same core)."""
+    ``TVM_BIND_THREADS`` (0: pinned threads of two processes would fight for the same core), and
+    ``TVM_THREAD_POOL_SPIN_COUNT``."""
     if not any(name in os.environ for name in _COUNT_VARIABLES):
         os.environ["TVM_NUM_THREADS"] = str(available_cores())
     os.environ.setdefault("TVM_BIND_THREADS", "0")
+    os.environ.setdefault("TVM_THREAD_POOL_SPIN_COUNT", str(_SPINS))
 
 
 def kernel_threads() -> int:

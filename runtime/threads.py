@@ -7,8 +7,8 @@ import math
 import os
 from pathlib import Path
 
-# How often an idle thread of the pool looks for work before it sleeps: some milliseconds, longer than any pause within a
-# step. TVM's own 300,000 keep a core busy for so long that threads of other contexts, or processes, lack it.
+# How often an idle thread of the pool looks for work before it sleeps: some milliseconds, longer than pauses in a step.
+# TVM's own 300,000 keep a core busy for so long that threads of other contexts, or processes, lack it.
 _SPINS = 20_000
 _COUNT_VARIABLES = ("TVM_NUM_THREADS", "OMP_NUM_THREADS")  # both are read by TVM's thread pool
 

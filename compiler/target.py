@@ -1,4 +1,5 @@
-"""Compilation targets: ``cpu`` (this machine), ``cpu:x86-64-v3``, ``cpu:x86-64-v4``, ``cuda:sm_XX``."""
+"""Compilation targets: ``cpu`` (this machine), ``cpu:x86-64-v3``, ``cpu:x86-64-v4``, ``cpu:x86-64-v4-amx``,
+``cuda:sm_XX``."""
 
 from __future__ import annotations
 
@@ -13,7 +14,8 @@ class CpuFeatures:
     """What kernels may know of a CPU: every tile size is derived from these, never from one machine.
 
     ``lanes``: float32 values in a vector register; ``registers``: vector registers; caches in bytes for one core;
-    ``flags``: CPU flags (Linux names) that the code needs where it runs.
+    ``flags``: CPU flags (Linux names) that the code needs where it runs; ``tiles``: there are tile registers that
+    multiply bfloat16 (AMX), beside vectors of 16 lanes.
     """
 
     level: str
@@ -22,14 +24,19 @@ class CpuFeatures:
     l1: int
     l2: int
     flags: tuple[str, ...]
+    tiles: bool = False
 
 
 _V3 = ("avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "movbe")
 _V4 = (*_V3, "avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl")
+_AMX = (*_V4, "amx_tile", "amx_bf16")
 # Cache sizes are the smallest that CPUs of the level have: a tile that fits there fits everywhere.
 _LEVELS = {
     "x86-64-v3": CpuFeatures("x86-64-v3", lanes=8, registers=16, l1=32 << 10, l2=256 << 10, flags=_V3),
     "x86-64-v4": CpuFeatures("x86-64-v4", lanes=16, registers=32, l1=32 << 10, l2=1 << 20, flags=_V4),
+    "x86-64-v4-amx": CpuFeatures(
+        "x86-64-v4-amx", lanes=16, registers=32, l1=48 << 10, l2=2 << 20, flags=_AMX, tiles=True
+    ),
 }
 
 
@@ -54,7 +61,9 @@ class Target:
         import tvm
 
         if self.cpu is not None:
-            options = {"mcpu": self.cpu.level, "cl-opt": _LLVM_OPTIONS, "opt-level": _LLVM_LEVEL}
+            options = {"mcpu": self.cpu.level.removesuffix("-amx"), "cl-opt": _LLVM_OPTIONS, "opt-level": _LLVM_LEVEL}
+            if self.cpu.tiles:
+                options["mattr"] = ["+amx-tile", "+amx-bf16"]
             return tvm.target.Target({"kind": "llvm", **options})
         cuda = {"kind": "cuda", "arch": self.arch, "max_threads_per_block": 1024,
                 "max_shared_memory_per_block": 49152, "thread_warp_size": 32}  # fmt: skip

@@ -1,4 +1,4 @@
-"""Both CPU levels, and both forms of a kernel: the portable one, which is the same everywhere, on one level."""
+"""Every CPU level, and both forms of a kernel: the portable one, which is the same everywhere, on one level."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def cpu_target(request):
     return request.param
 
 
-FORMS = [("final", TARGETS[0]), ("final", TARGETS[1]), ("portable", TARGETS[0])]
+FORMS = [*(("final", target) for target in TARGETS), ("portable", TARGETS[0])]
 
 
 @pytest.fixture(params=FORMS, ids=lambda param: f"{param[0]}-{param[1].arch}")

@@ -16,7 +16,7 @@ from bucketmod.compiler.target import Target, parse_target
 from bucketmod.runtime.cpu import host_flags
 from bucketmod.runtime.memory import aligned_empty
 
-TARGETS = [parse_target(f"cpu:x86-64-{level}") for level in ("v3", "v4")]
+TARGETS = [parse_target(f"cpu:x86-64-{level}") for level in ("v3", "v4", "v4-amx")]
 
 
 def skip_without(target: Target) -> None:

@@ -11,7 +11,7 @@ from bucketmod.compiler.target import host_level, parse_target
 
 tvm = pytest.importorskip("tvm")
 
-LEVELS = ["x86-64-v3", "x86-64-v4"]
+LEVELS = ["x86-64-v3", "x86-64-v4", "x86-64-v4-amx"]
 SIZES = [(1, 1, 1), (2, 3, 5), (13, 307, 33), (32, 200, 80), (61, 129, 67), (150, 17, 100), (7, 600, 200)]
 
 

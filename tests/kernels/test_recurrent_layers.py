@@ -12,7 +12,7 @@ tvm = pytest.importorskip("tvm")
 from tvm import relax  # noqa: E402
 
 KINDS = ["lstm", "gru", "tanh", "relu"]
-FORMS = ["x86-64-v3", "x86-64-v4", "unrolled"]
+FORMS = ["x86-64-v3", "x86-64-v4", "x86-64-v4-amx", "unrolled"]
 
 
 def sigmoid(x):

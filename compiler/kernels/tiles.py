@@ -1,0 +1,184 @@
+"""Matrix products in tile registers (AMX), as exact as in vector registers.
+
+A tile instruction multiplies bfloat16 numbers, sixteen times as many a cycle as there are float32 multiply-adds, and
+adds up in float32. A float32 number is the sum of three bfloat16 numbers, exactly: ``split`` finds them. Of the nine
+products of two such sums the three smallest are below float32's own rounding and left out, which leaves 16 / 6 times
+the speed (Henry, Tang and Heinecke, "Leveraging the bfloat16 artificial intelligence datatype for higher-precision
+computations", 2019). What differs from float32: infinite factors give NaN, and parts below 1e-38 count as zero.
+
+Operands are packed into panels of tiles side by side, step after step along K; a step is 32 values deep. Left tiles
+have 16 rows of 16 pairs of values, right tiles 16 rows, one for each pair, of 16 columns. Pair p of a step holds its
+values p and p + 16, so that two vectors become the pairs of each part without a shuffle.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tvm import tirx
+from tvm.tirx.script import builder as T
+
+from bucketmod.compiler.kernels import emission as emit
+
+Expr = Any
+Buffer = Any
+
+SIDE = 16  # rows of a tile, its columns of float32, and the lanes of a vector
+STEP = 32  # values of K in a tile
+PARTS = 3  # high, middle and low: the bfloat16 numbers that a float32 number is the sum of
+TILE = SIDE * SIDE  # 4-byte words
+
+_ROW_BYTES = 64
+# (part of the left, part of the right), the largest product last but for what the order saves in loads: each differs
+# from the one before in one side only. The sums of the second numbers are at most 2.
+_PRODUCTS = ((2, 0), (1, 0), (0, 0), (0, 2), (0, 1), (1, 1))
+PRODUCTS = len(_PRODUCTS)
+
+
+@contextlib.contextmanager
+def tile_registers() -> Iterator[None]:
+    """Emits what is inside with the running thread's tile registers set up, all with 16 rows of 64 bytes."""
+    setup = T.alloc_buffer((SIDE,), "int32", layout=None)
+    rows, ones = 0x01010101 * SIDE, 1  # the words: palette 1; from byte 16 on the bytes of a row, from 48 on the rows
+    words = [ones, 0, 0, 0, *([_ROW_BYTES | _ROW_BYTES << 16] * 4), 0, 0, 0, 0, rows, rows, 0, 0]
+    for at, word in enumerate(words):
+        T.buffer_store(setup, T.int32(word), [at])
+    _emit("ldtilecfg", T.address_of(setup[0]))
+    yield
+    _emit("tilerelease")
+
+
+def zero(register: int) -> None:
+    _emit("tilezero", _number(register))
+
+
+def load(register: int, buffer: Buffer, at: Expr, row_bytes: Expr = _ROW_BYTES) -> None:
+    """Loads a tile whose first row starts at element ``at`` of a flat buffer."""
+    _emit("tileloadd64", _number(register), T.address_of(buffer[at]), _stride(row_bytes))
+
+
+def store(register: int, buffer: Buffer, at: Expr, row_bytes: Expr = _ROW_BYTES) -> None:
+    _emit("tilestored64", _number(register), T.address_of(buffer[at]), _stride(row_bytes))
+
+
+def packed(size: int) -> Buffer:
+    """Memory of the running thread for ``size`` words of packed pairs."""
+    return T.alloc_buffer((size,), "uint32", layout=None)
+
+
+def split(u: Expr, v: Expr) -> list[Expr]:
+    """The parts, high to low, of the vectors ``u`` and ``v``: each a vector of pairs, one number of ``u`` and one of
+    ``v``."""
+    parts = []
+    u, v = emit.let(u), emit.let(v)
+    for part in range(PARTS):
+        if part == PARTS - 1:  # eight bits are left, or less: no rounding
+            parts.append(emit.let(_pairs(_bits(u), _bits(v))))
+            break
+        high_u, high_v = emit.let(_rounded(u)), emit.let(_rounded(v))
+        parts.append(emit.let(_pairs(high_u, high_v)))
+        u, v = (emit.let(x - tirx.reinterpret(_FLOATS, high)) for x, high in ((u, high_u), (v, high_v)))
+    return parts
+
+
+_FLOATS, _WORDS = f"float32x{SIDE}", f"uint32x{SIDE}"
+_HIGH = 0xFFFF0000  # the bits of a float32 number that a bfloat16 number has
+
+
+def _rounded(x: Expr) -> Expr:
+    """To the nearest bfloat16, as the bits of a float32; halves away from zero."""
+    return (_bits(x) + _words(0x8000)) & _words(_HIGH)
+
+
+def _pairs(low: Expr, high: Expr) -> Expr:
+    return (low >> _words(16)) | (high & _words(_HIGH))
+
+
+def _bits(x: Expr) -> Expr:
+    return tirx.reinterpret(_WORDS, x)
+
+
+def _words(value: int) -> Expr:
+    return tirx.Broadcast(tirx.IntImm("uint32", value), SIDE)
+
+
+def store_parts(parts: Sequence[Expr], buffer: Buffer, at: Expr, apart: int) -> None:
+    """Stores the parts from ``split``: the first at word ``at``, each next one ``apart`` words later."""
+    for number, part in enumerate(parts):
+        T.buffer_store(buffer, part, [T.ramp(at + number * apart, 1, SIDE)])
+
+
+@dataclass(frozen=True)
+class Panel:
+    """``tiles`` packed tiles side by side, each step in ``PARTS`` parts: words from ``first`` on of ``buffer``.
+
+    ``stride``: tiles between the parts of a step, where the panel is part of a wider one.
+    """
+
+    buffer: Buffer
+    first: Expr
+    tiles: int
+    stride: int
+
+    def load(self, register: int, step: Expr, part: int, tile: int) -> None:
+        load(register, self.buffer, self.first + (step * PARTS + part) * (self.stride * TILE) + tile * TILE)
+
+
+def multiply(left: Panel, right: Panel, steps: Expr, beside: Callable[[Expr], None] | None = None) -> list[list[int]]:
+    """Adds the product of two panels over ``steps`` to the tile registers that are returned, [left tile][right tile].
+
+    At most 2 x 2 tiles, or 1 x 4, which the first four registers hold: whoever calls this clears or loads them before.
+    ``beside(step)`` emits what is done for each step besides, while the tiles are busy.
+    """
+    sums = [[row * right.tiles + column for column in range(right.tiles)] for row in range(left.tiles)]
+    with T.serial(steps) as step:
+        if right.tiles > 2:
+            _multiply_row(left, right, step, sums[0])
+        else:
+            _multiply_square(left, right, step, sums)
+        if beside is not None:
+            beside(step)
+    return sums
+
+
+def _multiply_square(left: Panel, right: Panel, step: Expr, sums: list[list[int]]) -> None:
+    """One part of each side is in registers at a time."""
+    at_left, at_right = (4, 5), (6, 7)
+    before: tuple[int, int] | tuple[None, None] = (None, None)
+    for pair in _PRODUCTS:
+        for panel, registers, part, last in zip((left, right), (at_left, at_right), pair, before, strict=True):
+            for tile in range(panel.tiles if part != last else 0):
+                panel.load(registers[tile], step, part, tile)
+        before = pair
+        for row, column in ((r, c) for r in range(left.tiles) for c in range(right.tiles)):
+            _dot(sums[row][column], at_left[row], at_right[column])
+
+
+def _multiply_row(left: Panel, right: Panel, step: Expr, sums: list[int]) -> None:
+    """The parts of the left tile stay in registers, each right tile passes by once."""
+    for part in range(PARTS):
+        left.load(4 + part, step, part, 0)
+    for part in range(PARTS):
+        for tile, total in enumerate(sums):
+            right.load(7, step, part, tile)
+            for left_part in reversed(range(PARTS - part)):
+                _dot(total, 4 + left_part, 7)
+
+
+def _dot(total: int, left: int, right: int) -> None:
+    _emit("tdpbf16ps", _number(total), _number(left), _number(right))
+
+
+def _number(register: int) -> Expr:
+    return tirx.IntImm("int8", register)
+
+
+def _stride(row_bytes: Expr) -> Expr:
+    return tirx.IntImm("int64", row_bytes) if isinstance(row_bytes, int) else row_bytes
+
+
+def _emit(instruction: str, *arguments: Expr) -> None:
+    T.evaluate(T.call_llvm_intrin("void", f"llvm.x86.{instruction}", *arguments))

@@ -14,6 +14,7 @@ values p and p + 16, so that two vectors become the pairs of each part without a
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -32,6 +33,7 @@ PARTS = 3  # high, middle and low: the bfloat16 numbers that a float32 number is
 TILE = SIDE * SIDE  # 4-byte words
 
 _ROW_BYTES = 64
+_FIRST_LEFT = 4  # the registers before it hold sums
 # (part of the left, part of the right), the largest product last but for what the order saves in loads: each differs
 # from the one before in one side only. The sums of the second numbers are at most 2.
 _PRODUCTS = ((2, 0), (1, 0), (0, 0), (0, 2), (0, 1), (1, 1))
@@ -39,12 +41,19 @@ PRODUCTS = len(_PRODUCTS)
 
 
 @contextlib.contextmanager
-def tile_registers() -> Iterator[None]:
-    """Emits what is inside with the running thread's tile registers set up, all with 16 rows of 64 bytes."""
+def tile_registers(rows: int = SIDE, left_tiles: int = 2) -> Iterator[None]:
+    """Emits what is inside with the running thread's tile registers set up, with rows of 64 bytes.
+
+    There are 16 of them, or fewer ``rows`` in the sums and the left tiles of a ``multiply`` of ``left_tiles`` by
+    anything: a product takes a cycle for each.
+    """
     setup = T.alloc_buffer((SIDE,), "int32", layout=None)
-    rows, ones = 0x01010101 * SIDE, 1  # the words: palette 1; from byte 16 on the bytes of a row, from 48 on the rows
-    words = [ones, 0, 0, 0, *([_ROW_BYTES | _ROW_BYTES << 16] * 4), 0, 0, 0, 0, rows, rows, 0, 0]
-    for at, word in enumerate(words):
+    first_right = _FIRST_LEFT + (PARTS if left_tiles == 1 else left_tiles)
+    rows_of = [rows if register < first_right else SIDE for register in range(8)]
+    # The words: palette 1; from byte 16 on the bytes of a row, from 48 on the rows.
+    words = [1, 0, 0, 0, *([_ROW_BYTES | _ROW_BYTES << 16] * 4), 0, 0, 0, 0]
+    words += [int.from_bytes(bytes(rows_of[at : at + 4]), "little") for at in (0, 4)]
+    for at, word in enumerate([*words, 0, 0]):
         T.buffer_store(setup, T.int32(word), [at])
     _emit("ldtilecfg", T.address_of(setup[0]))
     yield
@@ -127,45 +136,59 @@ class Panel:
         load(register, self.buffer, self.first + (step * PARTS + part) * (self.stride * TILE) + tile * TILE)
 
 
-def multiply(left: Panel, right: Panel, steps: Expr, beside: Callable[[Expr], None] | None = None) -> list[list[int]]:
+def multiply(
+    left: Panel,
+    right: Panel,
+    steps: Expr,
+    beside: Callable[[Expr], None] | None = None,
+    between: Callable[[Expr, int], None] | None = None,
+) -> list[list[int]]:
     """Adds the product of two panels over ``steps`` to the tile registers that are returned, [left tile][right tile].
 
     At most 2 x 2 tiles, or 1 x 4, which the first four registers hold: whoever calls this clears or loads them before.
-    ``beside(step)`` emits what is done for each step besides, while the tiles are busy.
+    ``beside(step)`` emits what is done for each step besides, while the tiles are busy; ``between(step, number)`` does
+    so ``PRODUCTS`` times a step, evenly between the products: a CPU looks no more than a step ahead.
     """
-    sums = [[row * right.tiles + column for column in range(right.tiles)] for row in range(left.tiles)]
     with T.serial(steps) as step:
-        if right.tiles > 2:
-            _multiply_row(left, right, step, sums[0])
-        else:
-            _multiply_square(left, right, step, sums)
+        multiply_step(left, right, step, between)
         if beside is not None:
             beside(step)
-    return sums
+    return [[row * right.tiles + column for column in range(right.tiles)] for row in range(left.tiles)]
 
 
-def _multiply_square(left: Panel, right: Panel, step: Expr, sums: list[list[int]]) -> None:
-    """One part of each side is in registers at a time."""
-    at_left, at_right = (4, 5), (6, 7)
+def multiply_step(
+    left: Panel, right: Panel, step: Expr, between: Callable[[Expr, int], None] | None = None
+) -> None:
+    """One step of ``multiply``."""
+    products = _multiply_row(left, right, step) if left.tiles == 1 else _multiply_square(left, right, step)
+    for number, _ in enumerate(products):
+        if between is not None and number < PRODUCTS:
+            between(step, number)
+
+
+def _multiply_square(left: Panel, right: Panel, step: Expr) -> Iterator[None]:
+    """One part of each side is in registers at a time. Emits piece by piece."""
+    at_left, at_right = (_FIRST_LEFT, _FIRST_LEFT + 1), (6, 7)
     before: tuple[int, int] | tuple[None, None] = (None, None)
     for pair in _PRODUCTS:
         for panel, registers, part, last in zip((left, right), (at_left, at_right), pair, before, strict=True):
             for tile in range(panel.tiles if part != last else 0):
                 panel.load(registers[tile], step, part, tile)
         before = pair
-        for row, column in ((r, c) for r in range(left.tiles) for c in range(right.tiles)):
-            _dot(sums[row][column], at_left[row], at_right[column])
+        for row, column in itertools.product(range(left.tiles), range(right.tiles)):
+            _dot(row * right.tiles + column, at_left[row], at_right[column])
+        yield
 
 
-def _multiply_row(left: Panel, right: Panel, step: Expr, sums: list[int]) -> None:
-    """The parts of the left tile stay in registers, each right tile passes by once."""
+def _multiply_row(left: Panel, right: Panel, step: Expr) -> Iterator[None]:
+    """The parts of the left tile stay in registers, each right tile passes by once. Emits piece by piece."""
     for part in range(PARTS):
-        left.load(4 + part, step, part, 0)
-    for part in range(PARTS):
-        for tile, total in enumerate(sums):
-            right.load(7, step, part, tile)
-            for left_part in reversed(range(PARTS - part)):
-                _dot(total, 4 + left_part, 7)
+        left.load(_FIRST_LEFT + part, step, part, 0)
+    for part, tile in itertools.product(range(PARTS), range(right.tiles)):
+        right.load(7, step, part, tile)
+        for left_part in reversed(range(PARTS - part)):
+            _dot(tile, _FIRST_LEFT + left_part, 7)
+        yield
 
 
 def _dot(total: int, left: int, right: int) -> None:

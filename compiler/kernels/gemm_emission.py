@@ -10,7 +10,9 @@ from tvm.tirx.script import builder as T
 
 from bucketmod.compiler.kernels import emission as emit
 from bucketmod.compiler.kernels.epilogue import activate, slope
-from bucketmod.compiler.kernels.gemm_plan import Plan, Segment, blocks, plan, tasks
+from bucketmod.compiler.kernels.gemm_plan import Plan, Segment, blocks, plan, plan_cycles, tasks
+from bucketmod.compiler.kernels.tile_emission import emit_tile_product
+from bucketmod.compiler.kernels.tile_plan import tile_cycles, tile_plan
 
 if TYPE_CHECKING:
     from bucketmod.compiler.kernels.gemm import Gemm
@@ -27,7 +29,12 @@ def emit_product(gemm: Gemm, cpu: CpuFeatures, buffers: dict[str, Any]) -> None:
     """Emits the loops of the product into the function under construction; ``buffers`` by the names of
     ``Gemm.arguments``. Families that go on with C in the same kernel call this; where they give "weights" [k], each row
     of A counts that often in the column sums."""
-    _Emitter(gemm, plan(gemm, cpu), buffers).run()
+    if cpu.tiles and tile_cycles(gemm, cpu) < plan_cycles(gemm, cpu):
+        found = tile_plan(gemm, cpu)
+        assert found is not None
+        emit_tile_product(gemm, found, buffers)
+    else:
+        _Emitter(gemm, plan(gemm, cpu), buffers).run()
 
 
 class _Emitter:

@@ -76,19 +76,28 @@ def _panels(columns: int, widest: int, lanes: int) -> list[Segment]:
     return [s for s in segments if s.count]
 
 
-@functools.cache
 def plan(gemm: Gemm, cpu: CpuFeatures) -> Plan:
     """The cheapest plan under the model of cost that README.md explains."""
+    return _cheapest(gemm, cpu)[0]
+
+
+def plan_cycles(gemm: Gemm, cpu: CpuFeatures) -> float:
+    """What that plan costs, in cycles of the busiest thread, added up over several numbers of threads."""
+    return _cheapest(gemm, cpu)[1]
+
+
+@functools.cache
+def _cheapest(gemm: Gemm, cpu: CpuFeatures) -> tuple[Plan, float]:
     best, least = None, float("inf")
     # The work of all tasks is quick to tell; how evenly threads share it is asked only where that could still win.
     for work, p in sorted(((_work(gemm, cpu, p), p) for p in _candidates(gemm, cpu)), key=lambda pair: pair[0]):
-        if best is not None and work * len(_THREADS) >= least:
+        if best is not None and work * len(THREADS) >= least:
             break
-        cost = sum(work * threads * _busiest(gemm, p, threads) for threads in _THREADS)
+        cost = sum(work * threads * _busiest(gemm, p, threads) for threads in THREADS)
         if best is None or cost < least:
             best, least = p, cost
     assert best is not None
-    return best
+    return best, least
 
 
 def most_rows(vectors: int, registers: int) -> int:
@@ -118,14 +127,14 @@ def _candidates(gemm: Gemm, cpu: CpuFeatures) -> Iterator[Plan]:
             # Most of the second cache is for what is packed; the rest passes through what is left.
             space = cpu.l2 * 3 // 4 // (4 * depth)
             widest = max(1, space // (vectors * lanes)) if pack_b else panels
-            for width in _cuts(panels, min(panels, widest)):
+            for width in cuts(panels, min(panels, widest)):
                 left = (space - width * vectors * lanes * pack_b) // rows if gemm.trans_a else tiles
-                for height in _cuts(tiles, max(1, min(tiles, left))):
+                for height in cuts(tiles, max(1, min(tiles, left))):
                     yield _with_threads(gemm, Plan(lanes, rows, vectors, depth, height, width, gemm.trans_a, pack_b))
 
 
 def _with_threads(gemm: Gemm, p: Plan) -> Plan:
-    parallel = tasks(gemm, p) > 1 and gemm.flops >= 2 * _MIN_TASK_FLOPS
+    parallel = tasks(gemm, p) > 1 and gemm.flops >= 2 * MIN_TASK_FLOPS
     return p if parallel else replace(p, parallel=False)
 
 
@@ -137,7 +146,7 @@ def _even_part(total: int, most: int, least: int) -> int:
     return -(-total // parts)
 
 
-def _cuts(total: int, most: int) -> list[int]:
+def cuts(total: int, most: int) -> list[int]:
     """Sizes of parts that cut ``total`` evenly into ever more parts, none larger than ``most``: into the fewest, and
     then into counts that twos and threes divide, as threads would have them."""
     fewest = -(-total // most)
@@ -167,17 +176,17 @@ _SUM_CYCLES = 0.4
 # Cycles to copy one vector into packed A, and to start and end one tile over one block of K.
 _PIECE_CYCLES, _TILE_CYCLES = 1.5, 60
 # A task that runs shorter than this many floating point operations is not worth starting a thread for (about 5 us).
-_MIN_TASK_FLOPS = 5e5
+MIN_TASK_FLOPS = 5e5
 # The plan has to be good for these numbers of threads; how many will run it is not known when it is compiled. Small
 # products in more tasks would cost every machine a tenth, for the copies that each task makes.
-_THREADS = (1, 2, 4)
+THREADS = (1, 2, 4)
 
 
 def _work(gemm: Gemm, cpu: CpuFeatures, p: Plan) -> float:
     """Cycles of all tasks together."""
     row_blocks, column_blocks = blocks(gemm, p)
     count = gemm.batch * row_blocks * column_blocks
-    if count > 1 and gemm.flops / count < _MIN_TASK_FLOPS:
+    if count > 1 and gemm.flops / count < MIN_TASK_FLOPS:
         return float("inf")
     rows, columns, depth = gemm.m / row_blocks, gemm.n / column_blocks, gemm.k  # of a task, on average
     cycles = rows * depth / column_blocks * sum(s.count * _step_cycles(p, s.size) for s in p.panels(gemm))

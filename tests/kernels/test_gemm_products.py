@@ -4,9 +4,13 @@ import math
 
 import numpy as np
 import pytest
+from kernel_runner import build, call
 
+from bucketmod.compiler.kernels import emission as emit
 from bucketmod.compiler.kernels.epilogue import ACTIVATIONS, SLOPES
 from bucketmod.compiler.kernels.gemm import Gemm, Plan, plan
+from bucketmod.compiler.kernels.tile_emission import emit_tile_product
+from bucketmod.compiler.kernels.tile_plan import candidates
 from bucketmod.compiler.target import host_level, parse_target
 
 tvm = pytest.importorskip("tvm")
@@ -27,10 +31,7 @@ def operands(gemm):
 
 
 def run(function, inputs, gemm, target):
-    built = tvm.compile(tvm.IRModule({"main": function.with_attr("global_symbol", "main")}), target=target.tvm())
-    outputs = [tvm.runtime.tensor(np.full(shape, np.nan, dtype)) for shape, dtype in gemm.outputs]
-    built["main"](*[tvm.runtime.tensor(x) for x in inputs], *outputs)
-    return [out.numpy() for out in outputs]
+    return call(function, target, inputs, len(gemm.outputs))
 
 
 ACTIVATED = {
@@ -57,12 +58,24 @@ def expected(gemm, inputs):
     return [c * SLOPED[gemm.slope_of](named.get("saved")), *([a.sum(-1)] if gemm.column_sums else [])]
 
 
+def forms(gemm, cpu):
+    """What the compiler takes; then tiles with either operand on the left, in many blocks, whether they pay or not."""
+    yield gemm.tuned(cpu)
+    for swap in (False, True) if cpu.tiles else ():
+        plans = [p for p in candidates(gemm, cpu) if p.swap == swap]
+        p = max(plans, key=lambda p: (p.tasks(gemm), -p.depth))
+        yield emit.build_named(gemm.name, gemm.arguments, lambda buffers, p=p: emit_tile_product(gemm, p, buffers))
+
+
 def check(gemm, level):
     target = target_for(level)
     inputs = operands(gemm)
-    got = run(gemm.tuned(target.cpu), inputs, gemm, target)
-    for result, want in zip(got, expected(gemm, inputs), strict=True):
-        np.testing.assert_allclose(result, want, atol=3e-6 * np.sqrt(gemm.k) + 1e-6, rtol=1e-5)
+    wanted = expected(gemm, inputs)
+    functions = list(forms(gemm, target.cpu))
+    for number, (function, built) in enumerate(zip(functions, build(functions, target), strict=True)):
+        for result, want in zip(call(function, target, inputs, len(gemm.outputs), built), wanted, strict=True):
+            np.testing.assert_allclose(result, want, atol=3e-6 * np.sqrt(gemm.k) + 1e-6, rtol=1e-5,
+                                       err_msg=f"{gemm}, form {number}")  # fmt: skip
 
 
 @pytest.mark.parametrize("lanes, vectors", [(8, 1), (8, 2), (8, 3), (8, 4), (16, 3), (16, 4)])

@@ -81,29 +81,39 @@ def packed(size: int) -> Buffer:
 def split(u: Expr, v: Expr) -> list[Expr]:
     """The parts, high to low, of the vectors ``u`` and ``v``: each a vector of pairs, one number of ``u`` and one of
     ``v``."""
-    parts = []
-    u, v = emit.let(u), emit.let(v)
+    return split_together([(u, v)])[0]
+
+
+def split_together(vectors: Sequence[tuple[Expr, Expr]]) -> list[list[Expr]]:
+    """``split`` of several pairs of vectors, instruction by instruction: one pair alone is a chain that waits for
+    itself, and beside tile products a CPU has few places for instructions that wait."""
+    parts: list[list[Expr]] = [[] for _ in vectors]
+    rest = [emit.let(x) for pair in vectors for x in pair]
     for part in range(PARTS):
         if part == PARTS - 1:  # eight bits are left, or less: no rounding
-            parts.append(emit.let(_pairs(_bits(u), _bits(v))))
-            break
-        high_u, high_v = emit.let(_rounded(u)), emit.let(_rounded(v))
-        parts.append(emit.let(_pairs(high_u, high_v)))
-        u, v = (emit.let(x - tirx.reinterpret(_FLOATS, high)) for x, high in ((u, high_u), (v, high_v)))
+            high = [_bits(x) for x in rest]
+        else:
+            high = [emit.let(_bits(x) + _words(0x8000)) for x in rest]
+            high = [emit.let(x & _words(_HIGH)) for x in high]
+        shifted = [emit.let(low >> _words(16)) for low in high[::2]]
+        for each, low, upper in zip(parts, shifted, high[1::2], strict=True):
+            each.append(emit.let(_joined(low, upper)))
+        if part < PARTS - 1:
+            rest = [emit.let(x - tirx.reinterpret(_FLOATS, y)) for x, y in zip(rest, high, strict=True)]
     return parts
 
 
-_FLOATS, _WORDS = f"float32x{SIDE}", f"uint32x{SIDE}"
+_FLOATS, _WORDS, _INTEGERS = f"float32x{SIDE}", f"uint32x{SIDE}", f"int32x{SIDE}"
 _HIGH = 0xFFFF0000  # the bits of a float32 number that a bfloat16 number has
 
 
-def _rounded(x: Expr) -> Expr:
-    """To the nearest bfloat16, as the bits of a float32; halves away from zero."""
-    return (_bits(x) + _words(0x8000)) & _words(_HIGH)
-
-
-def _pairs(low: Expr, high: Expr) -> Expr:
-    return (low >> _words(16)) | (high & _words(_HIGH))
+def _joined(low: Expr, high: Expr) -> Expr:
+    """``low`` with the bits of ``_HIGH`` of ``high``. One instruction, where LLVM would take a permutation of three."""
+    low, high = (tirx.reinterpret(_INTEGERS, x) for x in (low, high))
+    mask = tirx.Broadcast(tirx.IntImm("int32", _HIGH - (1 << 32)), SIDE)
+    either = T.int32(0xF8)  # the truth table of a | b & c
+    name = "llvm.x86.avx512.pternlog.d.512"
+    return tirx.reinterpret(_WORDS, T.call_llvm_pure_intrin(_INTEGERS, name, low, high, mask, either))
 
 
 def _bits(x: Expr) -> Expr:
@@ -153,17 +163,21 @@ def multiply(
         multiply_step(left, right, step, between)
         if beside is not None:
             beside(step)
-    return [[row * right.tiles + column for column in range(right.tiles)] for row in range(left.tiles)]
+    return [[2 * row + column for column in range(right.tiles)] for row in range(left.tiles)]
 
 
 def multiply_step(
     left: Panel, right: Panel, step: Expr, between: Callable[[Expr, int], None] | None = None
 ) -> None:
     """One step of ``multiply``."""
-    products = _multiply_row(left, right, step) if left.tiles == 1 else _multiply_square(left, right, step)
-    for number, _ in enumerate(products):
-        if between is not None and number < PRODUCTS:
+    for number, _ in enumerate(sixths(left, right, step)):
+        if between is not None:
             between(step, number)
+
+
+def sixths(left: Panel, right: Panel, step: Expr) -> Iterator[None]:
+    """Emits one step of ``multiply`` in ``PRODUCTS`` equal pieces, whenever the next one is asked for."""
+    return _multiply_row(left, right, step) if left.tiles == 1 else _multiply_square(left, right, step)
 
 
 def _multiply_square(left: Panel, right: Panel, step: Expr) -> Iterator[None]:
@@ -176,7 +190,7 @@ def _multiply_square(left: Panel, right: Panel, step: Expr) -> Iterator[None]:
                 panel.load(registers[tile], step, part, tile)
         before = pair
         for row, column in itertools.product(range(left.tiles), range(right.tiles)):
-            _dot(row * right.tiles + column, at_left[row], at_right[column])
+            _dot(2 * row + column, at_left[row], at_right[column])
         yield
 
 
@@ -184,11 +198,14 @@ def _multiply_row(left: Panel, right: Panel, step: Expr) -> Iterator[None]:
     """The parts of the left tile stay in registers, each right tile passes by once. Emits piece by piece."""
     for part in range(PARTS):
         left.load(_FIRST_LEFT + part, step, part, 0)
+    done = 0
     for part, tile in itertools.product(range(PARTS), range(right.tiles)):
         right.load(7, step, part, tile)
         for left_part in reversed(range(PARTS - part)):
             _dot(tile, _FIRST_LEFT + left_part, 7)
-        yield
+            done += 1
+            if done % right.tiles == 0:
+                yield
 
 
 def _dot(total: int, left: int, right: int) -> None:

@@ -19,19 +19,21 @@ _ROWS_AHEAD = 4  # of the weight, while it is packed
 
 
 class BackwardEmitter(LoopEmitter):
+    """Step s multiplies the gate gradients of the step before it by Wh; with dh0 wanted there is one more step."""
+
     loop: BackwardLoop
 
-    def run(self) -> None:
-        """Step s multiplies the gate gradients of the step before it by Wh; with dh0 wanted there is one more step."""
-        self.sums = 1
-        self.names = ["dX", "dP"] if self.cell.apart else ["dX"]
-        with self.threads():
-            self.loop_over_time()
+    @property
+    def sums(self) -> int:
+        return 1
+
+    @property
+    def names(self) -> list[str]:
+        return ["dX", "dP"] if self.cell.apart else ["dX"]
 
     def loop_over_time(self) -> None:
         loop, zeros = self.loop, emit.splat(0.0, self.lanes)
-        with self.shared(self.cell.gates * loop.hidden) as k:
-            self.pack(k)
+        self.pack_weight()
         with self.each_vector() as (row, unit):
             # dc0 holds the gradient of the cell state while the loop runs.
             if self.cell.has_cell:
@@ -42,6 +44,10 @@ class BackwardEmitter(LoopEmitter):
         self.over_time(loop.steps + loop.wants_h0, self.begin)
         with self.shared(self.tiling.units) as unit:
             self.sum_bias(unit)
+
+    def pack_weight(self) -> None:
+        with self.shared(self.cell.gates * self.loop.hidden) as k:
+            self.pack(k)
 
     def begin(self, step: Expr) -> None:
         self.step = step
@@ -101,7 +107,7 @@ class BackwardEmitter(LoopEmitter):
     def gradients(self, tile: Tile, unit: Expr, dh: Callable[[Expr], Expr]) -> None:
         """The equations for each row, and the sums over rows for the bias."""
         sums = [emit.Register(self.lanes) for _ in self.names for _ in range(self.cell.gates)]
-        with T.If(self.step == 0):
+        with T.If(self.begins(tile)):
             with T.Then():
                 for total in sums:
                     total.value = emit.splat(0.0, self.lanes)
@@ -112,6 +118,10 @@ class BackwardEmitter(LoopEmitter):
             self.equations(unit, T.bind(tile.first + row), dh(row), sums)
         for i, total in enumerate(sums):
             self.store_padded("sums", total.value, tile.number, i, unit=unit)
+
+    def begins(self, tile: Tile) -> Expr:
+        """Whether these are the first rows of the tile that the equations see."""
+        return self.step == 0
 
     def equations(self, unit: Expr, row: Expr, dh: Expr, sums: list[emit.Register]) -> None:
         cell, at = self.cell, (self.time, row)

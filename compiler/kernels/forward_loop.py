@@ -19,15 +19,13 @@ Expr = Any
 class ForwardEmitter(LoopEmitter):
     loop: ForwardLoop
 
-    def run(self) -> None:
-        self.sums = self.cell.gates
-        with self.threads():
-            self.loop_over_time()
+    @property
+    def sums(self) -> int:
+        return self.cell.gates
 
     def loop_over_time(self) -> None:
         loop = self.loop
-        with self.shared(self.tiling.units) as unit:
-            self.pack(unit)
+        self.pack_weight()
         with self.each_vector() as (row, unit):
             # c_n holds the cell state while the loop runs: each tile reads and writes its own part of it.
             self.store_padded("state", self.load("h0", row, unit=unit), 0, row, unit=unit)
@@ -36,6 +34,10 @@ class ForwardEmitter(LoopEmitter):
         self.over_time(loop.steps, self.begin)
         with self.each_vector() as (row, unit):
             self.store("hn", self.load_padded("state", loop.steps % 2, row, unit=unit), row, unit=unit)
+
+    def pack_weight(self) -> None:
+        with self.shared(self.tiling.units) as unit:
+            self.pack(unit)
 
     def begin(self, step: Expr) -> None:
         self.time = T.bind(self.loop.steps - 1 - step if self.loop.reverse else step)

@@ -37,16 +37,27 @@ class Tile:
 
 
 class LoopEmitter(ABC):
-    """Base of the emitters of one direction. ``sums``: how many a step has for each hidden unit; ``time``: of the step
-    that is being emitted."""
+    """Base of the emitters of one direction. ``time``: of the step that is being emitted."""
 
-    sums: int
     time: Expr
 
     def __init__(self, loop: TimeLoop, tiling: Tiling, buffers: dict[str, Any]):
         self.loop, self.cell, self.tiling, self.buffers = loop, loop.cell, tiling, buffers
         self.lanes = tiling.lanes
         self.maths = vector_maths()
+
+    @property
+    @abstractmethod
+    def sums(self) -> int:
+        """How many a step has for each hidden unit."""
+
+    def run(self) -> None:
+        with self.threads():
+            self.loop_over_time()
+
+    @abstractmethod
+    def loop_over_time(self) -> None:
+        """Emits everything that runs on all threads."""
 
     def threads(self) -> AbstractContextManager[Any]:
         """Everything inside runs on every thread at once, but for the ``shared`` loops."""
@@ -107,14 +118,9 @@ class LoopEmitter(ABC):
         """The product for the size that this tile has, one of up to four; its sums go into memory, a buffer
         [unit, row] each gate, so that the equations are emitted only once."""
         t = self.tiling
+        place = self.place(column, number)
         widths = (t.width, t.width - 1)[: 1 + bool(t.narrow)]
         heights = (t.rows, t.rows - 1)[: 1 + bool(self.loop.batch % t.tiles)]
-        wide = t.blocks - t.narrow
-        unit = T.bind(column * t.width - T.max(column - wide, 0) if t.narrow else column * t.width)
-        width = T.bind(T.Select(column < wide, *widths)) if t.narrow else t.width
-        first = self.first_row(number)
-        rows = T.bind(self.first_row(number + 1) - first) if len(heights) > 1 else t.rows
-        place = Tile(number, unit, width, first, rows)
         self.fetch_rows(place)
         buffers = [emit.scratch(t.width * t.rows * self.lanes) for _ in range(self.sums)]
 
@@ -126,12 +132,22 @@ class LoopEmitter(ABC):
                 emit.store(buffers[gate], total.value, (v * t.rows + row) * self.lanes, lanes=self.lanes)
 
         for w, r in itertools.product(widths, heights):
-            conditions = [width == w] * (len(widths) > 1) + [rows == r] * (len(heights) > 1)
+            conditions = [place.width == w] * (len(widths) > 1) + [place.rows == r] * (len(heights) > 1)
             when(conditions, functools.partial(product, w, r))
-        with T.serial(width) as v:
-            self.equations_of_rows(place, T.bind(unit + v), lambda row: [
+        with T.serial(place.width) as v:
+            self.equations_of_rows(place, T.bind(place.unit + v), lambda row: [
                 emit.load(buffer, (v * t.rows + row) * self.lanes, lanes=self.lanes) for buffer in buffers
             ])  # fmt: skip
+
+    def place(self, column: Expr, number: Expr) -> Tile:
+        """Tile ``number`` of a column."""
+        t = self.tiling
+        wide = t.blocks - t.narrow
+        unit = T.bind(column * t.width - T.max(column - wide, 0) if t.narrow else column * t.width)
+        width = T.bind(T.Select(column < wide, t.width, t.width - 1)) if t.narrow else t.width
+        first = self.first_row(number)
+        rows = T.bind(self.first_row(number + 1) - first) if self.loop.batch % t.tiles else t.rows
+        return Tile(number, unit, width, first, rows)
 
     @abstractmethod
     def product(self, tile: Tile, sums: Sums) -> None:
@@ -157,10 +173,14 @@ class LoopEmitter(ABC):
         fetched the first of them.
         """
         with T.serial(tile.rows) as row, T.serial(tile.width) as v:
-            for name, arrays in self.touched().items():
-                for array in range(arrays):
-                    at = array * self.loop.hidden + (tile.unit + v) * self.lanes + self.lanes - 1
-                    emit.prefetch(self.buffers[name], self.time, tile.first + row, at)
+            self.fetch_row(tile.unit + v, tile.first + row)
+
+    def fetch_row(self, unit: Expr, row: Expr) -> None:
+        """The same for one row of a vector of units."""
+        for name, arrays in self.touched().items():
+            for array in range(arrays):
+                at = array * self.loop.hidden + unit * self.lanes + self.lanes - 1
+                emit.prefetch(self.buffers[name], self.time, row, at)
 
     def fetch_weights(self, tile: Tile, k: Expr) -> None:
         """Starts to fetch weights, while the product of a tile is at ``k``: into the first cache what comes a little

@@ -17,16 +17,12 @@ from bucketmod.compiler.kernels import emission as emit
 from bucketmod.compiler.kernels.backward_loop import BackwardEmitter
 from bucketmod.compiler.kernels.cells import Cell
 from bucketmod.compiler.kernels.forward_loop import ForwardEmitter
-from bucketmod.compiler.kernels.gemm import most_rows
 from bucketmod.compiler.kernels.kernel import Kernel, TensorShape
+from bucketmod.compiler.kernels.loop_tiling import TileTiling, tiling
+from bucketmod.compiler.kernels.tiled_loop import TiledBackward, TiledForward
 
 if TYPE_CHECKING:
     from bucketmod.compiler.target import CpuFeatures
-
-# A parallel region costs about 3 us; below this many floating point operations a step is faster on one thread.
-_MIN_PARALLEL_FLOPS = 1e6
-# With fewer tiles along the batch too few threads would find work there.
-_MIN_TILES_BY_ROWS = 4
 
 
 @dataclass(frozen=True)
@@ -104,21 +100,22 @@ class ForwardLoop(TimeLoop):
 
     def scratch(self, cpu: CpuFeatures) -> list[TensorShape]:
         """The packed weight, and the hidden state before and after a step, padded to whole vectors."""
-        t = Tiling.of(self, cpu, self.cell.gates)
-        return [
-            self._tensor(t.units, self.hidden, self.cell.gates * t.lanes),
-            self._tensor(2, self.batch, t.units * t.lanes),
-        ]
+        t = tiling(self, cpu, self.cell.gates)
+        state = self._tensor(2, self.batch, t.units * t.lanes)
+        if isinstance(t, TileTiling):
+            return [_words(t.packed_words(self.cell.gates)), state, _words(t.left_words)]
+        return [self._tensor(t.units, self.hidden, self.cell.gates * t.lanes), state]
 
     def tuned(self, cpu: CpuFeatures) -> Any:
         names = ["X", "W", "bias", "h0"] + ["c0"] * self.cell.has_cell
         names += ["Y", "hn"] + ["cn"] * self.cell.has_cell
         if self.training:
             names += ["gates"] * bool(self.cell.saved) + ["cells"] * self.cell.has_cell
-        names += ["packed", "state"]
+        t = tiling(self, cpu, self.cell.gates)
+        names += ["packed", "state"] + ["left"] * isinstance(t, TileTiling)
         arguments = dict(zip(names, [*self.inputs, *self.outputs, *self.scratch(cpu)], strict=True))
-        tiling = Tiling.of(self, cpu, self.cell.gates)
-        return emit.build_named(self.name, arguments, lambda buffers: ForwardEmitter(self, tiling, buffers).run())
+        form = TiledForward if isinstance(t, TileTiling) else ForwardEmitter
+        return emit.build_named(self.name, arguments, lambda buffers: form(self, t, buffers).run())
 
 
 @dataclass(frozen=True)
@@ -173,59 +170,22 @@ class BackwardLoop(TimeLoop):
 
     def scratch(self, cpu: CpuFeatures) -> list[TensorShape]:
         """The packed weight, sums for the bias of each row of tiles, and the state's gradient besides the product."""
-        t = Tiling.of(self, cpu, 1)
+        t = tiling(self, cpu, 1)
         sums = self.cell.gates * (2 if self.cell.apart else 1)
-        shapes = [
-            self._tensor(t.units, self.cell.gates * self.hidden, t.lanes),
-            self._tensor(t.tiles, sums, t.units * t.lanes),
-        ]
-        return shapes + ([self._tensor(self.batch, t.units * t.lanes)] if self.cell.apart else [])
+        packed = self._tensor(t.units, self.cell.gates * self.hidden, t.lanes)
+        shapes = [_words(t.packed_words(1)) if isinstance(t, TileTiling) else packed]
+        shapes.append(self._tensor(t.tiles, sums, t.units * t.lanes))
+        shapes += [self._tensor(self.batch, t.units * t.lanes)] * bool(self.cell.apart)
+        return shapes + ([_words(t.left_words)] if isinstance(t, TileTiling) else [])
 
     def tuned(self, cpu: CpuFeatures) -> Any:
+        t = tiling(self, cpu, 1)
         names = [*self.input_names, *self.output_names, "packed", "sums"] + ["carry"] * bool(self.cell.apart)
+        names += ["left"] * isinstance(t, TileTiling)
         arguments = dict(zip(names, [*self.inputs, *self.outputs, *self.scratch(cpu)], strict=True))
-        tiling = Tiling.of(self, cpu, 1)
-        return emit.build_named(self.name, arguments, lambda buffers: BackwardEmitter(self, tiling, buffers).run())
+        form = TiledBackward if isinstance(t, TileTiling) else BackwardEmitter
+        return emit.build_named(self.name, arguments, lambda buffers: form(self, t, buffers).run())
 
 
-@dataclass(frozen=True)
-class Tiling:
-    """``units``: vectors of ``lanes`` hidden units. A column of tiles has ``width`` of them, the last ``narrow`` ones
-    have one less. A column has ``tiles`` tiles of ``rows`` rows of the batch, some have one row less.
-
-    ``by_rows``: threads share the rows for all time instead of the tiles of each step, so they never wait for each
-    other: on a busy machine a thread may be away just when the others wait for it. ``fetch_ahead``: weights are fetched
-    before their turn, because the second cache does not keep them from one step to the next.
-    """
-
-    lanes: int
-    units: int
-    width: int
-    narrow: int
-    rows: int
-    tiles: int
-    parallel: bool
-    by_rows: bool
-    fetch_ahead: bool
-
-    @classmethod
-    def of(cls, loop: TimeLoop, cpu: CpuFeatures, gates: int) -> Tiling:
-        """The tiling for a step that computes ``gates`` sums for each hidden unit."""
-        units = -(-loop.hidden // cpu.lanes)
-        cached = 4 * loop.cell.gates * loop.hidden * units * cpu.lanes <= cpu.l2 * 3 // 4
-        # With a single vector there would be a load for each multiply-add; with two a tile is higher, so that fewer of
-        # them read the weights.
-        width = min(units, 1 if gates > 1 else 3 if cached else 2)
-        narrow = -(-units // width) * width - units
-        tiles = -(-loop.batch // most_rows(gates * width, cpu.registers))
-        # Every thread reads all weights where they share the rows; half of the tiles for each of two threads.
-        by_rows = cached and tiles + tiles % 2 >= _MIN_TILES_BY_ROWS
-        tiles += tiles % 2 if by_rows else 0
-        parallel = loop.flops // loop.steps >= _MIN_PARALLEL_FLOPS
-        fetch_ahead = tiles > 1 and not cached
-        return cls(cpu.lanes, units, width, narrow, -(-loop.batch // tiles), tiles, parallel, by_rows, fetch_ahead)
-
-    @property
-    def blocks(self) -> int:
-        """Columns of tiles."""
-        return -(-self.units // self.width)
+def _words(count: int) -> TensorShape:
+    return (count,), "uint32"

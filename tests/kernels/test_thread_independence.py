@@ -39,6 +39,8 @@ CASES = {
     "gru_backward_by_tiles": on_floats(BackwardLoop(GRU, 5, 13, 307, True, (True, True, False), True)),
     "gru_forward_by_rows": on_floats(ForwardLoop(GRU, 5, 29, 83, True, True)),
     "lstm_backward_by_rows": on_floats(BackwardLoop(LSTM, 5, 29, 83, False, (True, True, True), True)),
+    "gru_forward_in_tile_registers": on_floats(ForwardLoop(GRU, 5, 23, 107, True, True)),
+    "lstm_backward_in_tile_registers": on_floats(BackwardLoop(LSTM, 5, 23, 107, False, (True, True, True), True)),
     "dropout": (Dropout(100_003, 0.4), [floats(100_003), np.array([3, 4])]),
 }
 

@@ -29,7 +29,7 @@ class CpuFeatures:
 
 _V3 = ("avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "movbe")
 _V4 = (*_V3, "avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl")
-_AMX = (*_V4, "amx_tile", "amx_bf16")
+_AMX = (*_V4, "amx_tile", "amx_bf16", "movdir64b")
 # Cache sizes are the smallest that CPUs of the level have: a tile that fits there fits everywhere.
 _LEVELS = {
     "x86-64-v3": CpuFeatures("x86-64-v3", lanes=8, registers=16, l1=32 << 10, l2=256 << 10, flags=_V3),
@@ -63,7 +63,7 @@ class Target:
         if self.cpu is not None:
             options = {"mcpu": self.cpu.level.removesuffix("-amx"), "cl-opt": _LLVM_OPTIONS, "opt-level": _LLVM_LEVEL}
             if self.cpu.tiles:
-                options["mattr"] = ["+amx-tile", "+amx-bf16"]
+                options["mattr"] = ["+amx-tile", "+amx-bf16", "+movdir64b"]
             return tvm.target.Target({"kind": "llvm", **options})
         cuda = {"kind": "cuda", "arch": self.arch, "max_threads_per_block": 1024,
                 "max_shared_memory_per_block": 49152, "thread_warp_size": 32}  # fmt: skip

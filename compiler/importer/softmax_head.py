@@ -9,7 +9,8 @@ from tvm import relax
 
 from bucketmod.compiler.importer.context import ImportContext, Node, bucketmod
 from bucketmod.compiler.kernels.emit import emit_kernel
-from bucketmod.compiler.kernels.softmax_head import HeadDataGradient, HeadWeightGradient, LabelScale, SoftmaxProjection
+from bucketmod.compiler.kernels.head_gradients import HeadDataGradient, HeadWeightGradient, LabelScale
+from bucketmod.compiler.kernels.softmax_head import SoftmaxProjection
 
 
 @bucketmod("SoftmaxProjection")

@@ -26,6 +26,7 @@ _EXPM1 = (0.500000004, 0.166666664, 0.0416663578, 0.00833338995, 0.0013940893, 0
 # 2^f for |f| <= 1/2, 1 at 0, relative error below 1e-7.
 _EXP2 = (1.0, 0.693146978, 0.240222421, 0.0555073374, 0.00967151264, 0.00132647272)
 _EXP2_LOWEST = -100.0
+_EXP2_SMALLEST, _EXP2_LARGEST = -125.0, 127.0
 # log(1 + f) = f - f^2 / 2 + f^3 P(f) for sqrt(1/2) <= 1 + f < sqrt(2), relative error below 1e-9.
 _LOG1P = (0.333333126, -0.250000096, 0.200021187, -0.166679959, 0.142195524, -0.124055889, 0.118881623, -0.11675652,
           0.067466408)  # fmt: skip
@@ -104,6 +105,21 @@ def exp2_limited(x: Expr, bind: Bind = bind) -> Expr:
         return bind(tirx.Select(v < low, low, v), rounded)
 
     return bind(x, limited)
+
+
+def exp2_saturated(x: Expr, bind: Bind = bind) -> Expr:
+    """2^x, at most 2^127, and 0 for x below -125; NaN stays NaN. Half the work of ``exp``."""
+
+    def rounded(v: Expr) -> Expr:
+        return bind(v + constant(_ROUNDER, v), lambda t: power(v, t))
+
+    def power(v: Expr, t: Expr) -> Expr:
+        field = tirx.reinterpret(_with_lanes("int32", v), t) << _int(_MANTISSA_BITS, v)
+        result = bind(v - (t - constant(_ROUNDER, v)), lambda f: _scale(polynomial(f, _EXP2), field))
+        return tirx.Select(v < constant(_EXP2_SMALLEST, v), constant(0.0, v), result)
+
+    high = constant(_EXP2_LARGEST, x)
+    return bind(x, lambda v: bind(tirx.Select(v > high, high, v), rounded))
 
 
 def divide(x: Expr, y: Expr) -> Expr:

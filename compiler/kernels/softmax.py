@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -126,6 +127,31 @@ def softmax_row(x: Expr, y: Expr, row: Expr, cols: int, lanes: int, log: bool = 
         emit.store(y, result, row, first, lanes=lanes, width=width)
 
     streams.walk(cols, lanes, write)
+
+
+# Sums of exp(score) between these lost nothing, though the largest score was not subtracted: no power overflowed, and
+# those that underflowed are less than 1e-18 of the sum.
+_SMALLEST_SUM, _LARGEST_SUM = 1e-20, 1e37
+
+
+def divide_row(y: Expr, row: Expr, cols: int, total: Expr, lanes: int, write_scores: Callable[[], None]) -> None:
+    """Emits y[row] = softmax of scores whose exponentials are in y[row] and add up to ``total``.
+
+    They were taken without the largest score; where ``total`` is not a safe number for that, ``write_scores`` emits
+    what puts the scores themselves there, and the row starts again.
+    """
+    with T.If(tirx.all(total > T.float32(_SMALLEST_SUM), total < T.float32(_LARGEST_SUM))):
+        with T.Then():
+            factor = emit.let(emit.splat(1.0, lanes) / emit.splat(total, lanes))
+
+            def scale(_slot: int, first: Expr, width: int) -> None:
+                value = emit.load(y, row, first, lanes=lanes, width=width)
+                emit.store(y, value * factor, row, first, lanes=lanes, width=width)
+
+            streams.walk(cols, lanes, scale)
+        with T.Else():
+            write_scores()
+            softmax_row(y, y, row, cols, lanes)
 
 
 @dataclass(frozen=True)

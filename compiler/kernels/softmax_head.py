@@ -1,11 +1,7 @@
-"""The head of a classifier over many classes: projection and softmax in one kernel, and what its gradient needs.
+"""The head of a classifier over many classes: projection and softmax in one kernel.
 
-The rows of probabilities are the largest tensor of a language model, many times larger than the caches. They are
-written once, while their block is still in the second cache, and the gradient of the loss with respect to the scores,
-as large again, is never written: with p the probabilities, y the one-hot labels and r a factor for each row, it is
-r (p - y), so its products with the weights W and the data X are
-
-    dX = r (p W - W[label]),   dW = p' (r X) - (r X added up at the labels),   db = p' r - (r added up at the labels).
+The rows of probabilities are the largest tensor of a language model, many times larger than the caches.
+``head_gradients.py`` has what their gradient needs, ``softmax_head_tiles.py`` the form in tile registers.
 """
 
 from __future__ import annotations
@@ -14,15 +10,16 @@ import operator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from tvm import te, tirx, topi
+from tvm import te, topi
 from tvm.tirx.script import builder as T
 
 from bucketmod.compiler.kernels import emission as emit
 from bucketmod.compiler.kernels import math as vector
 from bucketmod.compiler.kernels import streams
-from bucketmod.compiler.kernels.gemm import Gemm, emit_product, most_rows
+from bucketmod.compiler.kernels.gemm import most_rows
 from bucketmod.compiler.kernels.kernel import Kernel, TensorShape
-from bucketmod.compiler.kernels.softmax import softmax_row
+from bucketmod.compiler.kernels.softmax import divide_row
+from bucketmod.compiler.kernels.softmax_head_tiles import TileCut, TileEmitter
 
 if TYPE_CHECKING:
     from bucketmod.compiler.target import CpuFeatures
@@ -63,6 +60,8 @@ class SoftmaxProjection(Kernel):
         return [((self.rows, self.classes), "float32")]
 
     def scratch(self, cpu: CpuFeatures) -> list[TensorShape]:
+        if cpu.tiles:
+            return TileCut.of(self).scratch
         cut = _Cut.of(self, cpu)
         return [((cut.panels * self.depth * cut.width,), "float32")]
 
@@ -76,8 +75,10 @@ class SoftmaxProjection(Kernel):
         return te.create_prim_func([*buffers, topi.nn.softmax(scores)])
 
     def tuned(self, cpu: CpuFeatures) -> Any:
-        names = ["x", "w"] + ["bias"] * self.bias + ["p", "packed"]
+        names = ["x", "w"] + ["bias"] * self.bias + ["p"] + (["left", "sums"] if cpu.tiles else ["packed"])
         arguments = dict(zip(names, [*self.inputs, *self.outputs, *self.scratch(cpu)], strict=True))
+        if cpu.tiles:
+            return emit.build_named(self.name, arguments, lambda b: TileEmitter(self, b).run())
         return emit.build_named(self.name, arguments, lambda b: _ProjectionEmitter(self, _Cut.of(self, cpu), b).run())
 
 
@@ -245,22 +246,14 @@ class _ProjectionEmitter:
         sums = emit.Register(lanes)
         sums.value = emit.load(self.sums, row * lanes, lanes=lanes)
         total = streams.combine([sums], operator.add)
-        with T.If(tirx.all(total > T.float32(_SMALLEST_SUM), total < T.float32(_LARGEST_SUM))):
-            with T.Then():
-                factor = emit.let(emit.splat(1.0, lanes) / emit.splat(total, lanes))
+        divide_row(self.p, self.first + row, self.kernel.classes, total, lanes, lambda: self.write_row(row))
 
-                def scale(_slot: int, first: Expr, width: int) -> None:
-                    value = emit.load(self.p, self.first + row, first, lanes=lanes, width=width)
-                    emit.store(self.p, value * factor, self.first + row, first, lanes=lanes, width=width)
-
-                streams.walk(self.kernel.classes, lanes, scale)
-            with T.Else():
-                if self.whole:
-                    with T.serial(self.whole) as panel:
-                        self.write_scores(panel, row, self.cut.width)
-                if self.rest:
-                    self.write_scores(self.whole, row, self.rest)
-                softmax_row(self.p, self.p, self.first + row, self.kernel.classes, lanes)
+    def write_row(self, row: Expr) -> None:
+        if self.whole:
+            with T.serial(self.whole) as panel:
+                self.write_scores(panel, row, self.cut.width)
+        if self.rest:
+            self.write_scores(self.whole, row, self.rest)
 
     def write_scores(self, panel: Expr, row: Expr, classes: int) -> None:
         lanes = self.cut.lanes
@@ -269,200 +262,4 @@ class _ProjectionEmitter:
                        width=min(lanes, classes - v * lanes))  # fmt: skip
 
 
-# Sums of exp(score) between these lost nothing, though the largest score was not subtracted: no power overflowed, and
-# those that underflowed are less than 1e-18 of the sum.
-_SMALLEST_SUM, _LARGEST_SUM = 1e-20, 1e37
 _FLOPS_PER_NS = 100.0  # of one thread, to tell whether the product is worth several
-
-
-@dataclass(frozen=True)
-class LabelScale(Kernel):
-    """r[rows]: the factor of each row's gradient, from label[labels] (the first ``rows`` are used, all are counted).
-
-    ``scale`` for a row that counts, 0 for one of ``ignore_label`` with ``use_ignore``; with ``count_valid`` divided by
-    the number of labels that are not ``ignore_label`` (at least 1).
-    """
-
-    rows: int
-    labels: int
-    scale: float
-    ignore_label: int
-    use_ignore: bool
-    count_valid: bool
-
-    @property
-    def name(self) -> str:
-        return "label_scale"
-
-    @property
-    def outputs(self) -> list[TensorShape]:
-        return [((self.rows,), "float32")]
-
-    def portable(self) -> Any:
-        label = te.placeholder((self.labels,), "float32", name="label")
-        one, zero = tirx.FloatImm("float32", 1.0), tirx.FloatImm("float32", 0.0)
-        scale: Any = tirx.FloatImm("float32", self.scale)
-
-        def counts(i: Expr) -> Expr:
-            return tirx.Select(label[i].astype("int32") != self.ignore_label, one, zero)
-
-        if self.count_valid:
-            i = te.reduce_axis((0, self.labels), "i")
-            count = te.compute((1,), lambda _: te.sum(counts(i), axis=i), name="count")
-            scale = scale / tirx.max(count[0], one)
-        factor = te.compute((self.rows,), lambda i: counts(i) * scale if self.use_ignore else scale, name="r")
-        return te.create_prim_func([label, factor])
-
-
-def _class_of(label: Expr, row: Expr) -> Expr:
-    return label[row].astype("int32")
-
-
-@dataclass(frozen=True)
-class HeadDataGradient(Kernel):
-    """dx[rows, depth] = r (p w - w[label]) from p[rows, classes], w[classes, depth], label[rows], r[rows].
-
-    A label outside of the classes has no one-hot: nothing is subtracted for it.
-    """
-
-    rows: int
-    depth: int
-    classes: int
-
-    @property
-    def name(self) -> str:
-        return "head_data_gradient"
-
-    @property
-    def product(self) -> Gemm:
-        return Gemm(self.rows, self.classes, self.depth)
-
-    @property
-    def flops(self) -> int:
-        return self.product.flops
-
-    @property
-    def inputs(self) -> list[TensorShape]:
-        shapes = [(self.rows, self.classes), (self.classes, self.depth), (self.rows,), (self.rows,)]
-        return [(shape, "float32") for shape in shapes]
-
-    @property
-    def outputs(self) -> list[TensorShape]:
-        return [((self.rows, self.depth), "float32")]
-
-    def portable(self) -> Any:
-        p, w, label, r = (te.placeholder(s, name=n) for (s, _), n in zip(self.inputs, "pwlr", strict=True))
-        zero = tirx.FloatImm("float32", 0.0)
-        k = te.reduce_axis((0, self.classes), "k")
-        pw = te.compute((self.rows, self.depth), lambda i, j: te.sum(p[i, k] * w[k, j], axis=k), name="pw")
-
-        def gradient(i: Expr, j: Expr) -> Expr:
-            known = tirx.all(_class_of(label, i) >= 0, _class_of(label, i) < self.classes)
-            row = tirx.max(tirx.min(_class_of(label, i), self.classes - 1), 0)
-            return (pw[i, j] - tirx.Select(known, w[row, j], zero)) * r[i]
-
-        return te.create_prim_func([p, w, label, r, te.compute(pw.shape, gradient, name="dx")])
-
-    def tuned(self, cpu: CpuFeatures) -> Any:
-        lanes = cpu.lanes
-
-        def body(p: Expr, w: Expr, label: Expr, r: Expr, dx: Expr) -> None:
-            emit_product(self.product, cpu, {"A": p, "B": w, "C": dx})
-            with streams.tasks(self.rows, 3 * self.rows * self.depth * streams.NS_PER_FLOAT) as row:
-                number = T.bind(_class_of(label, row))
-                known = T.bind(tirx.all(number >= 0, number < self.classes))
-                place = T.bind(tirx.Select(known, number, 0))
-                share = emit.let(emit.splat(tirx.Select(known, T.float32(1.0), T.float32(0.0)), lanes))
-                factor = emit.let(emit.splat(r[row], lanes))
-
-                def correct(_slot: int, first: Expr, width: int) -> None:
-                    taken = emit.load(w, place, first, lanes=lanes, width=width) * share
-                    value = emit.load(dx, row, first, lanes=lanes, width=width) - taken
-                    emit.store(dx, value * factor, row, first, lanes=lanes, width=width)
-
-                streams.walk(self.depth, lanes, correct)
-
-        names = ("p", "w", "label", "r", "dx")
-        return emit.build_function(self.name, list(zip(names, [*self.inputs, *self.outputs], strict=True)), body)
-
-
-@dataclass(frozen=True)
-class HeadWeightGradient(Kernel):
-    """dw[classes, depth] and db[classes] from p[rows, classes], rx[rows, depth] = r x, r[rows] and label[rows].
-
-    dw = p' rx - (the rows of rx added up at their labels), db = p' r - (r added up there); a label outside of the
-    classes adds nothing. ``uniform``: all of r is the same number, which then multiplies the sums of p and not each p.
-    """
-
-    rows: int
-    depth: int
-    classes: int
-    uniform: bool = False
-
-    @property
-    def name(self) -> str:
-        return "head_weight_gradient"
-
-    @property
-    def product(self) -> Gemm:
-        return Gemm(self.classes, self.rows, self.depth, trans_a=True, column_sums=True)
-
-    @property
-    def flops(self) -> int:
-        return self.product.flops
-
-    @property
-    def inputs(self) -> list[TensorShape]:
-        shapes = [(self.rows, self.classes), (self.rows, self.depth), (self.rows,), (self.rows,)]
-        return [(shape, "float32") for shape in shapes]
-
-    @property
-    def outputs(self) -> list[TensorShape]:
-        return [((self.classes, self.depth), "float32"), ((self.classes,), "float32")]
-
-    def portable(self) -> Any:
-        """Every class looks at all labels: slow, but a plain reduction, which any target can schedule."""
-        p, rx, r, label = (te.placeholder(s, name=n) for (s, _), n in zip(self.inputs, "pxrl", strict=True))
-        one, zero = tirx.FloatImm("float32", 1.0), tirx.FloatImm("float32", 0.0)
-        i, k = (te.reduce_axis((0, self.rows), n) for n in "ik")
-
-        def excess(row: Expr, c: Expr) -> Expr:
-            return p[row, c] - tirx.Select(_class_of(label, row) == c, one, zero)
-
-        dw = te.compute((self.classes, self.depth), lambda c, j: te.sum(excess(i, c) * rx[i, j], axis=i), name="dw")
-        db = te.compute((self.classes,), lambda c: te.sum(excess(k, c) * r[k], axis=k), name="db")
-        return te.create_prim_func([p, rx, r, label, dw, db])
-
-    def tuned(self, cpu: CpuFeatures) -> Any:
-        names = ("p", "rx", "r", "label", "dw", "db")
-
-        def body(p: Expr, rx: Expr, r: Expr, label: Expr, dw: Expr, db: Expr) -> None:
-            weights = {} if self.uniform else {"weights": r}
-            emit_product(self.product, cpu, {"A": p, "B": rx, "C": dw, "sums": db, **weights})
-            self._subtract(rx, r, label, dw, db, cpu.lanes)
-
-        return emit.build_function(self.name, list(zip(names, [*self.inputs, *self.outputs], strict=True)), body)
-
-    def _subtract(self, rx: Expr, r: Expr, label: Expr, dw: Expr, db: Expr, lanes: int) -> None:
-        """Each task owns a range of classes, so that no two threads touch one row and the order of the sums stays."""
-        share = -(-self.classes // _LABEL_TASKS)
-        with streams.tasks(_LABEL_TASKS, 3 * self.rows * self.depth * streams.NS_PER_FLOAT) as task:
-            if self.uniform:
-                first = T.bind(task * share)
-                with T.serial(T.max(T.min(share, self.classes - first), 0)) as i:
-                    T.buffer_store(db, db[first + i] * r[0], [first + i])
-            with T.serial(self.rows) as row:
-                number = T.bind(_class_of(label, row))
-                mine = tirx.all(number >= task * share, number < (task + 1) * share, number < self.classes)
-                with T.If(mine), T.Then():
-                    T.buffer_store(db, db[number] - r[row], [number])
-
-                    def subtract(_slot: int, first: Expr, width: int, row: Expr = row, number: Expr = number) -> None:
-                        taken = emit.load(rx, row, first, lanes=lanes, width=width)
-                        left = emit.load(dw, number, first, lanes=lanes, width=width) - taken
-                        emit.store(dw, left, number, first, lanes=lanes, width=width)
-
-                    streams.walk(self.depth, lanes, subtract)
-
-
-_LABEL_TASKS = 8  # ranges of classes whose labels are subtracted at the same time

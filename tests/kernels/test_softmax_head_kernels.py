@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from bucketmod.compiler.kernels.softmax_head import HeadDataGradient, HeadWeightGradient, LabelScale, SoftmaxProjection
+from bucketmod.compiler.kernels.head_gradients import HeadDataGradient, HeadWeightGradient, LabelScale
+from bucketmod.compiler.kernels.softmax_head import SoftmaxProjection
 
 RANDOM = np.random.RandomState(8)
 # rows, depth, classes: full blocks of rows and rests of them, panels of full width and rests.
@@ -21,7 +22,8 @@ def softmax(scores):
     return power / power.sum(-1, keepdims=True)
 
 
-@pytest.mark.parametrize("rows, depth, classes", SIZES)
+# The last one has more rows than a task takes at once, and classes whose rows start anywhere in a line.
+@pytest.mark.parametrize("rows, depth, classes", [*SIZES, (1300, 70, 107)])
 @pytest.mark.parametrize("bias", [True, False])
 def test_probabilities_are_the_softmax_of_the_projection(run, rows, depth, classes, bias):
     x, w, b = draw(rows, depth), draw(classes, depth), draw(classes)
@@ -48,6 +50,23 @@ def test_scores_that_rise_far_beyond_the_first_ones(run):
     scores = x.astype(np.float64) @ w.T.astype(np.float64) + b
     (found,) = run(SoftmaxProjection(rows, depth, classes), x, w, b)
     np.testing.assert_allclose(found, softmax(scores), rtol=2e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("classes", [320, 301])
+def test_rows_with_scores_beyond_any_power_among_others(run, classes):
+    rows, depth = 70, 40
+    x, w, b = draw(rows, depth), draw(classes, depth), draw(classes)
+    x[::9] *= 1000
+    x[5::9] = -1e30  # infinite scores of one sign in products of parts
+    w[:, 0] = np.abs(w[:, 0])
+    x[5::9, 1:] = 0
+    scores = x.astype(np.float64) @ w.T.astype(np.float64) + b
+    (found,) = run(SoftmaxProjection(rows, depth, classes), x, w, b)
+    likely = softmax(scores)
+    ordinary = np.setdiff1d(np.arange(rows), [*range(0, rows, 9), *range(5, rows, 9)])
+    np.testing.assert_allclose(found[ordinary], likely[ordinary], rtol=3e-5, atol=1e-7)
+    np.testing.assert_allclose(found.sum(1), 1, rtol=1e-5)
+    np.testing.assert_array_equal(found.argmax(1), likely.argmax(1))
 
 
 def case(rows, depth, classes, uniform=False):

@@ -1,0 +1,290 @@
+"""The projection of a softmax head in tile registers.
+
+A task has a block of rows and a range of classes. The rows wait in the second cache, split into parts
+(``tiles.split``); the classes pass by in panels, which the task splits itself just before, so that the split weights
+are never in memory.
+A panel's sums are kept until the next panel: while the tile registers work on that, the vector registers raise 2 to
+the scores of this one, a row between two products.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from tvm import tirx
+from tvm.tirx.script import builder as T
+
+from bucketmod.compiler.kernels import emission as emit
+from bucketmod.compiler.kernels import math as vector
+from bucketmod.compiler.kernels import streams, tiles
+from bucketmod.compiler.kernels.kernel import TensorShape
+from bucketmod.compiler.kernels.softmax import divide_row
+from bucketmod.compiler.kernels.tiles import PARTS, SIDE, STEP, TILE
+
+if TYPE_CHECKING:
+    from bucketmod.compiler.kernels.softmax_head import SoftmaxProjection
+
+Expr = Any
+
+_TILES = 2  # a product has so many tiles on each side
+_WIDTH = _TILES * SIDE  # classes of a panel
+_STEP_WORDS = PARTS * _TILES * TILE  # of a packed panel
+_DEEP = 4  # steps along the depth: a panel of so many stays in the first cache beside what passes by
+_SPLIT_ROWS = 1 << 20  # bytes of a block's split rows that stay in the second cache
+_RANGES = 4  # of classes, at least, where there are as many panels
+_FLOPS_PER_NS = 300.0  # of one thread, to tell whether the product is worth several
+
+
+@dataclass(frozen=True)
+class TileCut:
+    """``blocks`` of ``rows`` rows, the last of which overlaps the one before it; each is ``pairs`` of tiles of
+    ``height`` rows. ``ranges`` of ``share`` panels of classes. ``steps`` along the depth, in ``depths`` pieces."""
+
+    rows: int
+    blocks: int
+    height: int
+    pairs: int
+    ranges: int
+    share: int
+    steps: int
+    depths: int
+
+    @staticmethod
+    def of(kernel: SoftmaxProjection) -> TileCut:
+        steps = -(-kernel.depth // STEP)
+        most = max(_WIDTH, _SPLIT_ROWS // (4 * PARTS * SIDE * steps))
+        blocks = -(-kernel.rows // most)
+        rows = -(-kernel.rows // blocks)
+        pairs = -(-rows // (_TILES * SIDE))
+        panels = -(-kernel.classes // _WIDTH)
+        share = -(-panels // _RANGES)
+        return TileCut(
+            rows, blocks, -(-rows // (_TILES * pairs)), pairs, -(-panels // share), share, steps, -(-steps // _DEEP)
+        )
+
+    @property
+    def pair_rows(self) -> int:
+        return _TILES * self.height
+
+    @property
+    def sums(self) -> int:
+        """Sums of a range in a block: one for each row, in whole vectors."""
+        return -(-self.rows // SIDE) * SIDE
+
+    @property
+    def scratch(self) -> list[TensorShape]:
+        split = self.blocks * self.pairs * self.steps * _STEP_WORDS
+        return [((split,), "uint32"), ((self.blocks * self.ranges * self.sums,), "float32")]
+
+
+class TileEmitter:
+    def __init__(self, kernel: SoftmaxProjection, buffers: dict[str, Any]):
+        self.kernel, self.cut = kernel, TileCut.of(kernel)
+        self.x, self.w, self.p, self.left, self.sums = (buffers[name] for name in ("x", "w", "p", "left", "sums"))
+        self.bias = buffers.get("bias")
+        self.panels = -(-kernel.classes // _WIDTH)
+        self.direct = kernel.classes % emit.LINE == 0  # rows of p are whole lines
+
+    def run(self) -> None:
+        kernel, cut = self.kernel, self.cut
+        rows = cut.blocks * cut.pairs * cut.pair_rows
+        with streams.tasks(rows, rows * kernel.depth * 4 * streams.NS_PER_FLOAT) as row:
+            self.split_row(row)
+        with streams.tasks(cut.blocks * cut.ranges, kernel.flops / _FLOPS_PER_NS) as task:
+            self.task(T.bind(task // cut.ranges), T.bind(task % cut.ranges))
+        with streams.tasks(kernel.rows, kernel.rows * kernel.classes * 2 * streams.NS_PER_FLOAT) as row:
+            self.finish(row)
+
+    def first_row(self, block: Expr) -> Expr:
+        return T.min(block * self.cut.rows, self.kernel.rows - self.cut.rows)
+
+    def split_row(self, number: Expr) -> None:
+        """Splits a row of x, times log2(e): the scores are exponents of 2. The last tiles of a block repeat its last
+        row."""
+        cut = self.cut
+        tile, block_rows = T.bind(number // cut.height), cut.pairs * cut.pair_rows
+        row = T.bind(self.first_row(number // block_rows) + T.min(number % block_rows, cut.rows - 1))
+        at = tile // _TILES * (cut.steps * _STEP_WORDS) + tile % _TILES * TILE + number % cut.height * SIDE
+        at = T.bind(at)
+
+        def split(step: Expr, width: int) -> None:
+            halves = []
+            for first in (0, SIDE):
+                value = emit.splat(0.0, SIDE)
+                if width > first:
+                    value = emit.load(self.x, row, step * STEP + first, lanes=SIDE, width=width - first)
+                halves.append(value * emit.splat(vector.LOG2_E, SIDE))
+            tiles.store_parts(tiles.split(*halves), self.left, at + step * _STEP_WORDS, _TILES * TILE)
+
+        whole, rest = divmod(self.kernel.depth, STEP)
+        with T.serial(whole) as step:
+            split(step, STEP)
+        if rest:
+            split(whole, rest)
+
+    def task(self, block: Expr, number: Expr) -> None:
+        cut = self.cut
+        self.block, self.row = block, T.bind(self.first_row(block))
+        self.right = tiles.packed(cut.steps * _STEP_WORDS)
+        self.scores = emit.scratch(2 * cut.pairs * cut.pair_rows * _WIDTH)  # of this panel and the one before it
+        self.biases = emit.scratch(2 * _WIDTH)
+        self.lanes = emit.scratch(cut.sums * SIDE)  # sums of each row so far, lane by lane
+        self.lines = emit.scratch(2 * _WIDTH)
+        with T.serial(cut.sums) as row:
+            emit.store(self.lanes, emit.splat(0.0, SIDE), row * SIDE, lanes=SIDE)
+        self.first = T.bind(number * cut.share)
+        count = T.bind(T.min(cut.share, self.panels - self.first))
+        with tiles.tile_registers(cut.height):
+            with T.serial(count) as index:
+                self.pack(index)
+                with T.serial(cut.depths) as piece, T.serial(cut.pairs) as pair:
+                    self.unit(index, piece, pair)
+        with T.serial(cut.rows) as row:
+            self.raise_row(T.bind(count - 1), row)
+        if self.direct:
+            T.evaluate(T.call_llvm_intrin("void", "llvm.x86.sse.sfence"))
+        with T.serial(cut.sums // SIDE) as square:
+            sums = emit.transpose([emit.load(self.lanes, (square * SIDE + r) * SIDE, lanes=SIDE) for r in range(SIDE)])
+            while len(sums) > 1:
+                sums = [emit.let(a + b) for a, b in zip(sums[::2], sums[1::2], strict=True)]
+            emit.store(self.sums, sums[0], (block * cut.ranges + number) * cut.sums + square * SIDE, lanes=SIDE)
+
+    def pack(self, index: Expr) -> None:
+        """Splits the task's panel ``index``. Classes that do not exist repeat the last one and have a bias of -inf."""
+        kernel = self.kernel
+        panel = T.bind((self.first + index) * _WIDTH)
+        for tile in range(_TILES):
+            column = panel + tile * SIDE
+            bias = emit.splat(0.0, SIDE)
+            if self.bias is not None:
+                bias = emit.load(self.bias, column, lanes=SIDE, width=kernel.classes - column) * emit.splat(
+                    vector.LOG2_E, SIDE
+                )
+            present = T.ramp(column, 1, SIDE) < tirx.Broadcast(T.int32(kernel.classes), SIDE)
+            bias = tirx.Select(present, bias, emit.splat(float("-inf"), SIDE))
+            emit.store(self.biases, bias, index % 2 * _WIDTH + tile * SIDE, lanes=SIDE)
+        whole, rest = divmod(kernel.depth, STEP)
+        with T.serial(_TILES) as tile:
+            with T.serial(whole) as step:
+                self.pack_tile(panel, tile, step, STEP)
+            if rest:
+                self.pack_tile(panel, tile, whole, rest)
+
+    def pack_tile(self, panel: Expr, tile: Expr, step: Expr, width: int) -> None:
+        halves = []
+        for first in (0, SIDE):
+            if width <= first:
+                halves.append([emit.splat(0.0, SIDE)] * SIDE)
+                continue
+            rows = (T.min(panel + tile * SIDE + r, self.kernel.classes - 1) for r in range(SIDE))
+            at = step * STEP + first
+            halves.append(
+                emit.transpose([emit.let(emit.load(self.w, row, at, lanes=SIDE, width=width - first)) for row in rows])
+            )
+        for pair, (u, v) in enumerate(zip(*halves, strict=True)):
+            at = step * _STEP_WORDS + tile * TILE + pair * SIDE
+            tiles.store_parts(tiles.split(u, v), self.right, at, _TILES * TILE)
+
+    def unit(self, index: Expr, piece: Expr, pair: Expr) -> None:
+        """A pair of tiles of rows by the panel, over a piece of the depth; meanwhile powers of the panel before."""
+        cut = self.cut
+        start = T.bind(piece * cut.steps // cut.depths)
+        steps = T.bind((piece + 1) * cut.steps // cut.depths - start)
+        sums = T.bind(self.scores_of(index, pair * cut.pair_rows))
+        places = [
+            sums + (tile * cut.height * _WIDTH + column * SIDE) for tile in range(_TILES) for column in range(_TILES)
+        ]
+        with T.If(piece == 0):
+            with T.Then():
+                for register in range(len(places)):
+                    tiles.zero(register)
+            with T.Else():
+                for register, place in enumerate(places):
+                    tiles.load(register, self.scores, place, 4 * _WIDTH)
+        left = tiles.Panel(
+            self.left, ((self.block * cut.pairs + pair) * cut.steps + start) * _STEP_WORDS, _TILES, _TILES
+        )
+        right = tiles.Panel(self.right, start * _STEP_WORDS, _TILES, _TILES)
+        # Rows of this unit, and of each of its steps.
+        rows = -(-cut.pair_rows // cut.depths)
+        each = -(-rows // (cut.steps // cut.depths))
+        first = T.bind(pair * cut.pair_rows + piece * rows)
+        end = T.bind(T.min(T.min(first + rows, (pair + 1) * cut.pair_rows), cut.rows))
+        end = T.bind(T.if_then_else(index > 0, end, 0))
+
+        def between(step: Expr, number: int) -> None:
+            begin, stop = number * each // tiles.PRODUCTS, (number + 1) * each // tiles.PRODUCTS
+            row = T.bind(first + step * each + begin)
+            if stop - begin == 1:
+                with T.If(row < end), T.Then():
+                    self.raise_row(index - 1, row)
+            elif stop > begin:
+                with T.serial(T.max(T.min(stop - begin, end - row), 0)) as r:
+                    self.raise_row(index - 1, row + r)
+
+        for row in tiles.multiply(left, right, steps, between=between):
+            for register in row:
+                tiles.store(register, self.scores, places[register], 4 * _WIDTH)
+
+    def scores_of(self, index: Expr, row: Expr) -> Expr:
+        return (index % 2 * (self.cut.pairs * self.cut.pair_rows) + row) * _WIDTH
+
+    def raise_row(self, index: Expr, row: Expr) -> None:
+        """2^score of a row of the block, for the classes of a panel, and their sum."""
+        total = emit.Register(SIDE)
+        total.value = emit.load(self.lanes, row * SIDE, lanes=SIDE)
+        for tile in range(_TILES):
+            at = tile * SIDE
+            score = emit.load(self.scores, self.scores_of(index, row) + at, lanes=SIDE)
+            score = score + emit.load(self.biases, index % 2 * _WIDTH + at, lanes=SIDE)
+            power = streams.hold(vector.exp2_saturated(score))
+            self.write(self.row + row, (self.first + index) * _WIDTH + at, power.value, row % 2 * _WIDTH + at)
+            total.value = total.value + power.value
+        emit.store(self.lanes, total.value, row * SIDE, lanes=SIDE)
+
+    def write(self, row: Expr, column: Expr, value: Expr, line: Expr) -> None:
+        """A vector of p. Whole lines go past the caches: to fetch what is overwritten would hold up the tiles."""
+        width = T.bind(self.kernel.classes - column)
+        if not self.direct:
+            emit.store(self.p, value, row, column, lanes=SIDE, width=width)
+            return
+        emit.store(self.lines, value, line, lanes=SIDE)
+        with T.If(width > 0), T.Then():
+            places = T.address_of(self.p[row, column]), T.address_of(self.lines[line])
+            T.evaluate(T.call_llvm_intrin("void", "llvm.x86.movdir64b", *places))
+
+    def finish(self, row: Expr) -> None:
+        """From powers to probabilities."""
+        cut = self.cut
+        block = T.bind(T.min(row // cut.rows, cut.blocks - 1))
+        at = T.bind(block * cut.ranges * cut.sums + row - self.first_row(block))
+        total = emit.Register(1)
+        total.value = T.float32(0.0)
+        with T.serial(cut.ranges) as number:
+            total.value = total.value + self.sums[at + number * cut.sums]
+        divide_row(self.p, row, self.kernel.classes, T.bind(total.value), SIDE, lambda: self.write_scores(row))
+
+    def write_scores(self, row: Expr) -> None:
+        """The scores of a row: products with one class in each register, along the depth."""
+        kernel = self.kernel
+        with T.serial(-(-kernel.classes // SIDE)) as group:
+            first = T.bind(group * SIDE)
+            sums = [emit.Register(SIDE) for _ in range(SIDE)]
+            for total in sums:
+                total.value = emit.splat(0.0, SIDE)
+
+            def add(_slot: int, k: Expr, width: int) -> None:
+                value = emit.let(emit.load(self.x, row, k, lanes=SIDE, width=width))
+                for r, total in enumerate(sums):
+                    number = T.min(first + r, kernel.classes - 1)
+                    total.value = total.value + value * emit.load(self.w, number, k, lanes=SIDE, width=width)
+
+            streams.walk(kernel.depth, SIDE, add, unroll=1)
+            columns = emit.transpose([total.value for total in sums])
+            while len(columns) > 1:
+                columns = [emit.let(a + b) for a, b in zip(columns[::2], columns[1::2], strict=True)]
+            score, width = columns[0], T.bind(kernel.classes - first)
+            if self.bias is not None:
+                score = score + emit.load(self.bias, first, lanes=SIDE, width=width)
+            emit.store(self.p, score, row, first, lanes=SIDE, width=width)

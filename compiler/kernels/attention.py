@@ -23,8 +23,9 @@ from tvm.tirx.script import builder as T
 from bucketmod.compiler.kernels import emission as emit
 from bucketmod.compiler.kernels import math as vector
 from bucketmod.compiler.kernels import streams
+from bucketmod.compiler.kernels.attention_tiles import ForwardTiles, worth_tiles
 from bucketmod.compiler.kernels.gemm_plan import most_rows
-from bucketmod.compiler.kernels.heads import UNIT, Heads, Place, coordinates
+from bucketmod.compiler.kernels.heads import UNIT, Heads, Place, coordinates, pairwise
 from bucketmod.compiler.kernels.kernel import Kernel, TensorShape
 
 if TYPE_CHECKING:
@@ -86,7 +87,12 @@ class Attention(Kernel):
     def tuned(self, cpu: CpuFeatures) -> Any:
         arguments = dict(self.heads.inputs)
         arguments.update(zip(["out", "statistics"], self.outputs, strict=False))
-        return emit.build_named(self.name, arguments, lambda buffers: _Forward(self.heads, cpu, buffers).run())
+
+        def body(buffers: dict[str, Any]) -> None:
+            tiled = cpu.tiles and worth_tiles(self.heads)
+            (ForwardTiles(self.heads, buffers) if tiled else _Forward(self.heads, cpu, buffers)).run()
+
+        return emit.build_named(self.name, arguments, body)
 
 
 class Blocks:
@@ -231,14 +237,6 @@ class Blocks:
 
 
 _MOST_PARTS = 8
-
-
-def pairwise(values: list[Expr], operation: Callable[[Expr, Expr], Expr]) -> Expr:
-    """All values combined, in the order of a binary tree."""
-    while len(values) > 1:
-        pairs = [operation(a, b) for a, b in zip(values[::2], values[1::2], strict=False)]
-        values = pairs + values[len(values) // 2 * 2 :]
-    return values[0]
 
 
 class _Forward(Blocks):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -114,3 +115,11 @@ def coordinates(place: Place, index: Expr, sizes: tuple[int, int, int, int]) -> 
     own = index - place.offset
     strides = (place.batch, place.head, place.row, 1)
     return tuple(own // stride % size for stride, size in zip(strides, sizes, strict=True))
+
+
+def pairwise(values: list[Expr], operation: Callable[[Expr, Expr], Expr]) -> Expr:
+    """All values combined, in the order of a binary tree."""
+    while len(values) > 1:
+        pairs = [operation(a, b) for a, b in zip(values[::2], values[1::2], strict=False)]
+        values = pairs + values[len(values) // 2 * 2 :]
+    return values[0]

@@ -56,11 +56,14 @@ class _Emitter:
         # A right operand that lies along tiles is packed beside the products of the block of K before.
         self.ahead = self.k_blocks > 1 and not right_across
         self.left = _Operand(left[0], gemm.k, left[1], left_across, False, *left[2:])
+        self.turned: Any = None
         self.right = _Operand(right[0], gemm.k, right[1], right_across, True, *right[2:])
 
     def run(self) -> None:
         gemm, p = self.gemm, self.plan
         row_blocks, column_blocks = p.blocks(gemm)
+        if self.left.across:
+            self.turn_left()
         with (T.parallel if p.parallel else T.serial)(p.tasks(gemm)) as task:
             # Neighbouring tasks, which one thread runs one after the other, share columns.
             self.row_block = T.bind(task % row_blocks)
@@ -69,6 +72,48 @@ class _Emitter:
                 self.lead = [T.bind(task // (row_blocks * column_blocks))]
             with tiles.tile_registers():
                 self.task()
+
+    def turn_left(self) -> None:
+        """Copies a left operand that lies across into rows along K, as many as whole pairs have, with zeros behind."""
+        gemm, operand, squares = self.gemm, self.left, self.steps * STEP // SIDE
+        rows, depth = pairs(operand.size) * PAIR, self.steps * STEP
+        parts = rows // PAIR
+        batched = self.lead_count(operand)
+        self.turned = emit.scratch(batched * rows * depth)
+        with (T.parallel if self.plan.parallel else T.serial)(batched * parts) as part:
+            if gemm.batch > 1:
+                self.lead = [T.bind(part // parts)]
+            line = T.bind(part % parts * PAIR)
+            totals = [self.start_sums(operand) for _ in range(2)]
+            with T.serial(squares) as square:
+                for tile in range(2):
+                    first, k = T.bind(line + tile * SIDE), T.bind(square * SIDE)
+                    values = []
+                    for row in range(SIDE):
+                        place = (first, k + row)
+                        values.append(emit.let(operand.load(*place, _width(operand, *place))))
+                        self.add_up(totals[tile], k, row, values[-1])
+                    at = T.bind((part * PAIR + tile * SIDE) * depth + k)
+                    for row, value in enumerate(emit.transpose(values)):
+                        emit.store(self.turned, value, at + row * depth, lanes=SIDE)
+            for tile in range(2 * operand.sums):
+                self.put_sums(totals[tile], T.bind(line + tile * SIDE), operand)
+
+    def lead_count(self, operand: _Operand) -> int:
+        """Matrices that the operand has."""
+        gemm = self.gemm
+        batched = gemm.batch_a if operand.load == self.load_a else gemm.batch_b
+        return gemm.batch if batched else 1
+
+    def load_turned(self, line: Expr, k: Expr) -> Expr:
+        return emit.load(self.turned, self.turned_place(line, k), lanes=SIDE)
+
+    def turned_place(self, line: Expr, k: Expr) -> Expr:
+        depth = self.steps * STEP
+        place = line * depth + k
+        if self.lead and self.lead_count(self.left) > 1:
+            place = place + self.lead[0] * (pairs(self.left.size) * PAIR * depth)
+        return place
 
     def task(self) -> None:
         p = self.plan
@@ -202,6 +247,8 @@ class _Emitter:
         place = emit.let(self.right_words - self.right_half + place)
         whole = operand.size % SIDE == 0 and operand.depth % STEP == 0
         totals = self.start_sums(operand)
+        for later in (row, row + SIDE):  # rows lie so far apart that the CPU does not guess the next ones
+            operand.prefetch(line, k + STEP + later)
         _piece_along(operand, self.packed_right, place, line, k, row, whole, lambda *v: self.add_up(totals, k, *v))
         self.finish_sums(totals, line, 1, operand)
         T.buffer_store(self.progress, done + 1, [0])
@@ -226,32 +273,35 @@ class _Emitter:
         total.value = total.value + value
 
     def finish_sums(self, total: emit.Register | None, line: Expr, step: Expr, operand: _Operand) -> None:
-        """One task of those that pack these lines adds what a step comes to."""
+        """The first of the tasks that pack these lines adds what a step comes to."""
         if total is None:
             return
-        sums = self.buffers["sums"]
-        width = T.bind(T.min(operand.size - line, SIDE)) if operand.size % SIDE else None
-        with T.If((self.row_block if operand.right else self.column_block) == 0), T.Then():
+        with T.If(self.row_block == 0), T.Then():
             with T.If(self.first_step + step > 0), T.Then():
-                total.value = total.value + emit.load(sums, line, lanes=SIDE, width=width)
-            emit.store(sums, total.value, line, lanes=SIDE, width=width)
+                width = T.bind(T.min(operand.size - line, SIDE)) if operand.size % SIDE else None
+                total.value = total.value + emit.load(self.buffers["sums"], line, lanes=SIDE, width=width)
+            self.put_sums(total, line, operand)
 
-    # The left operand is packed in pieces, each so short that the CPU does it beside a few products.
+    def put_sums(self, total: emit.Register, line: Expr, operand: _Operand) -> None:
+        width = T.bind(T.min(operand.size - line, SIDE)) if operand.size % SIDE else None
+        emit.store(self.buffers["sums"], total.value, line, lanes=SIDE, width=width)
+
+    # The left operand is packed in pieces, each so short that the CPU does it beside products.
 
     def pack_piece(self, line: Expr, half: Expr, number: Expr) -> None:
-        """A row of a packed tile of the pair from ``line`` on; of an operand that lies across, a tile."""
+        """A row of a packed tile of the pair from ``line`` on."""
         operand, first = self.left, half * (self.plan.depth * PAIR_WORDS)
-        # By shifts: TVM takes long over what remains of a division.
-        row = 0 if operand.across else emit.let(number & (SIDE - 1))
-        tile = number if operand.across else emit.let(number >> (SIDE.bit_length() - 1))
+        # By shifts and in registers: TVM takes long over divisions, and over variables that it sees through.
+        row, tile = emit.let(number & (SIDE - 1)), emit.let(number >> (SIDE.bit_length() - 1))
         step, side = emit.let(tile >> 1), emit.let(tile & 1)
         place = emit.let(first + step * PAIR_WORDS + side * TILE + row * SIDE)
         start, k = emit.let(line + side * SIDE), emit.let((self.first_step + step) * STEP)
         whole = operand.size % PAIR == 0 and operand.depth % STEP == 0
         if operand.across:
-            totals = self.start_sums(operand)
-            _across(operand, self.packed_left, place, start, k, whole, lambda *v: self.add_up(totals, k, *v))
-            self.finish_sums(totals, start, step, operand)
+            u, v = (emit.let(self.load_turned(start + row, k + far)) for far in (0, SIDE))
+            for far in (0, SIDE):
+                emit.prefetch(self.turned, self.turned_place(start + row + PAIR, k + far))
+            tiles.store_parts(tiles.split(u, v), self.packed_left, place, 2 * TILE)
         else:
             _piece_along(operand, self.packed_left, place, start, k, row, whole, lambda *_: None)
 
@@ -264,8 +314,8 @@ class _Emitter:
         rows = T.bind(T.min(pairs(left.size) - first_row, p.rows))
         columns = T.bind(T.min(pairs(right.size) - first_column, p.columns))
         ahead = -(-2 * SIDE // (PRODUCTS * p.rows)) if self.ahead else 0
-        at_once = 0 if left.across else -(-2 * SIDE // (PRODUCTS * p.columns))  # pieces after each product
-        each = T.bind(self.depth * (2 if left.across else 2 * SIDE))
+        at_once = -(-2 * SIDE // (PRODUCTS * p.columns))  # pieces after each product
+        each = T.bind(self.depth * (2 * SIDE))
         with T.serial(rows + 1) as count:
             row = T.bind(count - 1)
             following = T.bind((first_row + count) * PAIR)

@@ -134,17 +134,21 @@ def softmax_row(x: Expr, y: Expr, row: Expr, cols: int, lanes: int, log: bool = 
 _SMALLEST_SUM, _LARGEST_SUM = 1e-20, 1e37
 
 
-def divide_row(y: Expr, row: Expr, cols: int, total: Expr, lanes: int, write_scores: Callable[[], None]) -> None:
+def divide_row(
+    y: Expr, row: Expr, cols: int, total: Expr, lanes: int, write_scores: Callable[[], None], ahead: int = 0
+) -> None:
     """Emits y[row] = softmax of scores whose exponentials are in y[row] and add up to ``total``.
 
     They were taken without the largest score; where ``total`` is not a safe number for that, ``write_scores`` emits
-    what puts the scores themselves there, and the row starts again.
+    what puts the scores themselves there, and the row starts again. ``ahead``: fetches what lies so many values ahead.
     """
     with T.If(tirx.all(total > T.float32(_SMALLEST_SUM), total < T.float32(_LARGEST_SUM))):
         with T.Then():
             factor = emit.let(emit.splat(1.0, lanes) / emit.splat(total, lanes))
 
             def scale(_slot: int, first: Expr, width: int) -> None:
+                if ahead:
+                    emit.prefetch(y, row, first + ahead, first=True)
                 value = emit.load(y, row, first, lanes=lanes, width=width)
                 emit.store(y, value * factor, row, first, lanes=lanes, width=width)
 

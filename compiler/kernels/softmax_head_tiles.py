@@ -9,6 +9,8 @@ the scores of this one, a row between two products.
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +19,7 @@ from tvm.tirx.script import builder as T
 
 from bucketmod.compiler.kernels import emission as emit
 from bucketmod.compiler.kernels import math as vector
-from bucketmod.compiler.kernels import streams, tiles
+from bucketmod.compiler.kernels import streams, tile_rest, tiles
 from bucketmod.compiler.kernels.kernel import TensorShape
 from bucketmod.compiler.kernels.softmax import divide_row
 from bucketmod.compiler.kernels.tiles import PARTS, SIDE, STEP, TILE
@@ -33,13 +35,15 @@ _STEP_WORDS = PARTS * _TILES * TILE  # of a packed panel
 _DEEP = 4  # steps along the depth: a panel of so many stays in the first cache beside what passes by
 _SPLIT_ROWS = 1 << 20  # bytes of a block's split rows that stay in the second cache
 _RANGES = 4  # of classes, at least, where there are as many panels
+_AHEAD = 4096  # values: rows that memory has are asked for so far ahead
 _FLOPS_PER_NS = 300.0  # of one thread, to tell whether the product is worth several
 
 
 @dataclass(frozen=True)
 class TileCut:
     """``blocks`` of ``rows`` rows, the last of which overlaps the one before it; each is ``pairs`` of tiles of
-    ``height`` rows. ``ranges`` of ``share`` panels of classes. ``steps`` along the depth, in ``depths`` pieces."""
+    ``height`` rows. ``ranges`` of ``share`` panels of classes. ``steps`` along the depth, in ``depths`` pieces.
+    ``words`` of two packed tiles side by side over the whole depth."""
 
     rows: int
     blocks: int
@@ -49,19 +53,21 @@ class TileCut:
     share: int
     steps: int
     depths: int
+    words: int
 
     @staticmethod
     def of(kernel: SoftmaxProjection) -> TileCut:
-        steps = -(-kernel.depth // STEP)
-        most = max(_WIDTH, _SPLIT_ROWS // (4 * PARTS * SIDE * steps))
+        rest = tile_rest.words(kernel.depth)
+        steps = kernel.depth // STEP if rest else -(-kernel.depth // STEP)
+        words = steps * _STEP_WORDS + rest
+        most = max(1, _SPLIT_ROWS // (4 * words)) * _WIDTH
         blocks = -(-kernel.rows // most)
         rows = -(-kernel.rows // blocks)
         pairs = -(-rows // (_TILES * SIDE))
         panels = -(-kernel.classes // _WIDTH)
         share = -(-panels // _RANGES)
-        return TileCut(
-            rows, blocks, -(-rows // (_TILES * pairs)), pairs, -(-panels // share), share, steps, -(-steps // _DEEP)
-        )
+        height, ranges, depths = -(-rows // (_TILES * pairs)), -(-panels // share), -(-steps // _DEEP)
+        return TileCut(rows, blocks, height, pairs, ranges, share, steps, depths, words)
 
     @property
     def pair_rows(self) -> int:
@@ -74,7 +80,7 @@ class TileCut:
 
     @property
     def scratch(self) -> list[TensorShape]:
-        split = self.blocks * self.pairs * self.steps * _STEP_WORDS
+        split = self.blocks * self.pairs * self.words
         return [((split,), "uint32"), ((self.blocks * self.ranges * self.sums,), "float32")]
 
 
@@ -83,6 +89,7 @@ class TileEmitter:
         self.kernel, self.cut = kernel, TileCut.of(kernel)
         self.x, self.w, self.p, self.left, self.sums = (buffers[name] for name in ("x", "w", "p", "left", "sums"))
         self.bias = buffers.get("bias")
+        self.rest = tile_rest.count(kernel.depth)
         self.panels = -(-kernel.classes // _WIDTH)
         self.direct = kernel.classes % emit.LINE == 0  # rows of p are whole lines
 
@@ -105,28 +112,31 @@ class TileEmitter:
         cut = self.cut
         tile, block_rows = T.bind(number // cut.height), cut.pairs * cut.pair_rows
         row = T.bind(self.first_row(number // block_rows) + T.min(number % block_rows, cut.rows - 1))
-        at = tile // _TILES * (cut.steps * _STEP_WORDS) + tile % _TILES * TILE + number % cut.height * SIDE
+        at = tile // _TILES * cut.words + tile % _TILES * TILE + number % cut.height * SIDE
         at = T.bind(at)
 
         def split(step: Expr, width: int) -> None:
-            halves = []
-            for first in (0, SIDE):
-                value = emit.splat(0.0, SIDE)
-                if width > first:
-                    value = emit.load(self.x, row, step * STEP + first, lanes=SIDE, width=width - first)
-                halves.append(value * emit.splat(vector.LOG2_E, SIDE))
-            tiles.store_parts(tiles.split(*halves), self.left, at + step * _STEP_WORDS, _TILES * TILE)
+            halves = [half * emit.splat(vector.LOG2_E, SIDE) for half in _halves(self.x, row, step, width)]
+            place = at + step * _STEP_WORDS
+            if width < STEP and self.rest:
+                tile_rest.store_row(halves, self.kernel.depth, 0, self.left, place, _TILES * TILE)
+            else:
+                tiles.store_parts(tiles.split(*halves), self.left, place, _TILES * TILE)
 
+        self.over_depth(split)
+
+    def over_depth(self, emit_step: Callable[[Expr, int], None]) -> None:
+        """``emit_step(step, width)`` for all steps; the last may have less than 32 values."""
         whole, rest = divmod(self.kernel.depth, STEP)
         with T.serial(whole) as step:
-            split(step, STEP)
+            emit_step(step, STEP)
         if rest:
-            split(whole, rest)
+            emit_step(whole, rest)
 
     def task(self, block: Expr, number: Expr) -> None:
         cut = self.cut
         self.block, self.row = block, T.bind(self.first_row(block))
-        self.right = tiles.packed(cut.steps * _STEP_WORDS)
+        self.right = tiles.packed(cut.words)
         self.scores = emit.scratch(2 * cut.pairs * cut.pair_rows * _WIDTH)  # of this panel and the one before it
         self.biases = emit.scratch(2 * _WIDTH)
         self.lanes = emit.scratch(cut.sums * SIDE)  # sums of each row so far, lane by lane
@@ -164,27 +174,22 @@ class TileEmitter:
             present = T.ramp(column, 1, SIDE) < tirx.Broadcast(T.int32(kernel.classes), SIDE)
             bias = tirx.Select(present, bias, emit.splat(float("-inf"), SIDE))
             emit.store(self.biases, bias, index % 2 * _WIDTH + tile * SIDE, lanes=SIDE)
-        whole, rest = divmod(kernel.depth, STEP)
         with T.serial(_TILES) as tile:
-            with T.serial(whole) as step:
-                self.pack_tile(panel, tile, step, STEP)
-            if rest:
-                self.pack_tile(panel, tile, whole, rest)
+            self.over_depth(lambda step, width: self.pack_tile(panel, tile, step, width))
 
     def pack_tile(self, panel: Expr, tile: Expr, step: Expr, width: int) -> None:
-        halves = []
-        for first in (0, SIDE):
-            if width <= first:
-                halves.append([emit.splat(0.0, SIDE)] * SIDE)
-                continue
-            rows = (T.min(panel + tile * SIDE + r, self.kernel.classes - 1) for r in range(SIDE))
-            at = step * STEP + first
-            halves.append(
-                emit.transpose([emit.let(emit.load(self.w, row, at, lanes=SIDE, width=width - first)) for row in rows])
-            )
+        def row(r: Expr) -> Expr:
+            return T.min(panel + tile * SIDE + r, self.kernel.classes - 1)
+
+        at = step * _STEP_WORDS + tile * TILE
+        if width < STEP and self.rest:
+            read = functools.partial(_halves, self.w, step=step, width=width)
+            tile_rest.store_columns(lambda r: read(row(r)), self.kernel.depth, self.right, at, _TILES * TILE)
+            return
+        rows = [_halves(self.w, row(r), step, width) for r in range(SIDE)]
+        halves = [emit.transpose([emit.let(half) for half in side]) for side in zip(*rows, strict=True)]
         for pair, (u, v) in enumerate(zip(*halves, strict=True)):
-            at = step * _STEP_WORDS + tile * TILE + pair * SIDE
-            tiles.store_parts(tiles.split(u, v), self.right, at, _TILES * TILE)
+            tiles.store_parts(tiles.split(u, v), self.right, at + pair * SIDE, _TILES * TILE)
 
     def unit(self, index: Expr, piece: Expr, pair: Expr) -> None:
         """A pair of tiles of rows by the panel, over a piece of the depth; meanwhile powers of the panel before."""
@@ -202,9 +207,8 @@ class TileEmitter:
             with T.Else():
                 for register, place in enumerate(places):
                     tiles.load(register, self.scores, place, 4 * _WIDTH)
-        left = tiles.Panel(
-            self.left, ((self.block * cut.pairs + pair) * cut.steps + start) * _STEP_WORDS, _TILES, _TILES
-        )
+        rows_at = T.bind((self.block * cut.pairs + pair) * cut.words)
+        left = tiles.Panel(self.left, rows_at + start * _STEP_WORDS, _TILES, _TILES)
         right = tiles.Panel(self.right, start * _STEP_WORDS, _TILES, _TILES)
         # Rows of this unit, and of each of its steps.
         rows = -(-cut.pair_rows // cut.depths)
@@ -223,9 +227,13 @@ class TileEmitter:
                 with T.serial(T.max(T.min(stop - begin, end - row), 0)) as r:
                     self.raise_row(index - 1, row + r)
 
-        for row in tiles.multiply(left, right, steps, between=between):
-            for register in row:
-                tiles.store(register, self.scores, places[register], 4 * _WIDTH)
+        tiles.multiply(left, right, steps, between=between)
+        if self.rest:
+            with T.If(piece == cut.depths - 1), T.Then():
+                whole = cut.steps * _STEP_WORDS
+                tile_rest.multiply(self.left, rows_at + whole, self.right, whole, self.kernel.depth)
+        for register, place in enumerate(places):
+            tiles.store(register, self.scores, place, 4 * _WIDTH)
 
     def scores_of(self, index: Expr, row: Expr) -> Expr:
         return (index % 2 * (self.cut.pairs * self.cut.pair_rows) + row) * _WIDTH
@@ -263,7 +271,7 @@ class TileEmitter:
         total.value = T.float32(0.0)
         with T.serial(cut.ranges) as number:
             total.value = total.value + self.sums[at + number * cut.sums]
-        divide_row(self.p, row, self.kernel.classes, T.bind(total.value), SIDE, lambda: self.write_scores(row))
+        divide_row(self.p, row, self.kernel.classes, T.bind(total.value), SIDE, lambda: self.write_scores(row), _AHEAD)
 
     def write_scores(self, row: Expr) -> None:
         """The scores of a row: products with one class in each register, along the depth."""
@@ -288,3 +296,14 @@ class TileEmitter:
             if self.bias is not None:
                 score = score + emit.load(self.bias, first, lanes=SIDE, width=width)
             emit.store(self.p, score, row, first, lanes=SIDE, width=width)
+
+
+def _halves(buffer: Expr, row: Expr, step: Expr, width: int) -> list[Expr]:
+    """The first ``width`` values of a step of a row, in two vectors with zeros at the end."""
+    halves = []
+    for first in (0, SIDE):
+        value = emit.splat(0.0, SIDE)
+        if width > first:
+            value = emit.load(buffer, row, step * STEP + first, lanes=SIDE, width=width - first)
+        halves.append(value)
+    return halves

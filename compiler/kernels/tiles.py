@@ -36,8 +36,8 @@ _ROW_BYTES = 64
 _FIRST_LEFT = 4  # the registers before it hold sums
 # (part of the left, part of the right), the largest product last but for what the order saves in loads: each differs
 # from the one before in one side only. The sums of the second numbers are at most 2.
-_PRODUCTS = ((2, 0), (1, 0), (0, 0), (0, 2), (0, 1), (1, 1))
-PRODUCTS = len(_PRODUCTS)
+ORDER = ((2, 0), (1, 0), (0, 0), (0, 2), (0, 1), (1, 1))
+PRODUCTS = len(ORDER)
 
 
 @contextlib.contextmanager
@@ -184,7 +184,7 @@ def _multiply_square(left: Panel, right: Panel, step: Expr) -> Iterator[None]:
     """One part of each side is in registers at a time. Emits piece by piece."""
     at_left, at_right = (_FIRST_LEFT, _FIRST_LEFT + 1), (6, 7)
     before: tuple[int, int] | tuple[None, None] = (None, None)
-    for pair in _PRODUCTS:
+    for pair in ORDER:
         for panel, registers, part, last in zip((left, right), (at_left, at_right), pair, before, strict=True):
             for tile in range(panel.tiles if part != last else 0):
                 panel.load(registers[tile], step, part, tile)
@@ -192,6 +192,15 @@ def _multiply_square(left: Panel, right: Panel, step: Expr) -> Iterator[None]:
         for row, column in itertools.product(range(left.tiles), range(right.tiles)):
             _dot(2 * row + column, at_left[row], at_right[column])
         yield
+
+
+def multiply_once(left: tuple[Buffer, Expr], right: tuple[Buffer, Expr]) -> None:
+    """Adds the products of 2 x 2 single tiles to the sums of ``multiply``: (buffer, place) of two tiles in a row."""
+    for first, (buffer, at) in ((_FIRST_LEFT, left), (_FIRST_LEFT + 2, right)):
+        for tile in range(2):
+            load(first + tile, buffer, at + tile * TILE)
+    for row, column in itertools.product(range(2), range(2)):
+        _dot(2 * row + column, _FIRST_LEFT + row, _FIRST_LEFT + 2 + column)
 
 
 def _multiply_row(left: Panel, right: Panel, step: Expr) -> Iterator[None]:

@@ -19,6 +19,7 @@ from tvm.tirx.script import builder as T
 from bucketmod.compiler.kernels import emission as emit
 from bucketmod.compiler.kernels import math as vector
 from bucketmod.compiler.kernels.attention import Blocks
+from bucketmod.compiler.kernels.attention_gradient_tiles import BackwardTiles, worth_tiles
 from bucketmod.compiler.kernels.heads import UNIT, Heads, Place, coordinates
 from bucketmod.compiler.kernels.kernel import Kernel, TensorShape
 
@@ -123,7 +124,9 @@ class AttentionGrad(Kernel):
 
         def body(buffers: dict[str, Any]) -> None:
             whole = {name: buffers.get("dqkv", buffers.get(name)) for name in ("dq", "dk", "dv")}
-            _Backward(self.heads, cpu, {**buffers, **whole}).run()
+            named = {**buffers, **whole}
+            tiled = cpu.tiles and worth_tiles(self.heads, cpu)
+            (BackwardTiles(self.heads, named) if tiled else _Backward(self.heads, cpu, named)).run()
 
         return emit.build_named(self.name, arguments, body)
 

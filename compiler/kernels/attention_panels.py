@@ -84,11 +84,14 @@ class Panels:
             width = known(T.if_then_else(exists, LANES if width is None else width, T.int32(0)))
         return emit.load(self.buffers[name], at + first, lanes=LANES, width=width)
 
-    def along(self, name: str, place: Place, size: int, total: int, target: Buffer, scale: float = 1.0) -> None:
-        """All ``total`` rows as left panels: pairs along the rows. The last is repeated."""
+    def along(
+        self, name: str, place: Place, size: int, total: int, target: Buffer, scale: float = 1.0, apart: int = 1
+    ) -> None:
+        """All ``total`` rows as left panels: pairs along the rows; the last is repeated. A panel starts ``apart`` panels
+        after the one before."""
         with T.serial(steps_of(total) * BLOCK) as t:
             row = t if total % BLOCK == 0 else T.min(t, total - 1)
-            to = known(t // BLOCK * (steps_of(size) * PANEL) + t % BLOCK * LANES)
+            to = known(t // BLOCK * (apart * steps_of(size) * PANEL) + t % BLOCK * LANES)
             self.along_row(name, known(self.row(place, row)), size, target, to, scale)
 
     def along_row(self, name: str, at: Expr, size: int, target: Buffer, to: Expr, scale: float = 1.0) -> None:
@@ -140,14 +143,14 @@ class Panels:
 
     def store_rows(
         self, name: str, place: Place, source: Buffer, stride: int, first: Expr, total: int, size: int,
-        change: Callable[[Expr, Expr], Expr] | None = None,
+        change: Callable[[Expr, Expr], Expr] | None = None, skip: int = 0,
     ) -> None:  # fmt: skip
         """Copies up to ``BLOCK`` rows of a head from ``source`` to where they belong: those from row ``first`` on that
-        exist. ``change(row, value)`` gives what is stored."""
+        exist. ``change(row, value)`` gives what is stored; ``skip``: rows of ``source`` before the first."""
         with T.serial(T.min(BLOCK, total - first) if total % BLOCK else BLOCK) as i:
             at = known(self.row(place, first + i))
             for column in range(0, size, LANES):
-                value = emit.load(source, i * stride + column, lanes=LANES)
+                value = emit.load(source, (skip + i) * stride + column, lanes=LANES)
                 value = value if change is None else change(i, value)
                 emit.store(self.buffers[name], value, at + column, lanes=LANES, width=size - column)
 
@@ -182,26 +185,26 @@ class Spread:
 
 def products(
     left: tuple[Buffer, Expr], right: tuple[Buffer, Expr], steps: int, count: int, target: tuple[Buffer, Expr],
-    stride: int, beside: Sequence[Spread] = (),
+    stride: int, beside: Sequence[Spread] = (), lefts: int = 1,
 ) -> None:  # fmt: skip
     """A left panel times ``count`` right panels, each (buffer, first word): ``BLOCK`` rows of ``target``, which lie
-    ``stride`` apart. The right panels come from the second cache, and are asked for a step ahead."""
-    with T.serial(count) as n:
+    ``stride`` apart. With several ``lefts`` each has its own right panels and its own rows, one after the other."""
+    with T.serial(count * lefts) as n:
+        number, column = (known(n // count), known(n % count)) if lefts > 1 else (0, n)
         rights = tiles.Panel(right[0], known(right[1] + n * (steps * PANEL)), 2, 2)
 
-        def between(step: Expr, number: int) -> None:
-            ahead = rights.first + (step + 1) * PANEL + number * (PANEL // tiles.PRODUCTS)
-            for line in range(0, PANEL // tiles.PRODUCTS, emit.LINE):
-                emit.prefetch(right[0], ahead + line, first=True)
+        def between(step: Expr, product: int) -> None:
             for work in beside:
-                work.place(n * steps + step, number, count * steps)
+                work.place(n * steps + step, product, count * lefts * steps)
 
         for register in range(4):
             tiles.zero(register)
-        sums = tiles.multiply(tiles.Panel(*left, 2, 2), rights, steps, between=between)
+        one = tiles.Panel(left[0], known(left[1] + number * (steps * PANEL)), 2, 2)
+        sums = tiles.multiply(one, rights, steps, between=between)
         for r, registers in enumerate(sums):
             for c, register in enumerate(registers):
-                to = known(target[1] + n * BLOCK + r * tiles.SIDE * stride + c * tiles.SIDE)
+                row = number * BLOCK + r * tiles.SIDE
+                to = known(target[1] + row * stride + column * BLOCK + c * tiles.SIDE)
                 tiles.store(register, target[0], to, stride * 4)
 
 

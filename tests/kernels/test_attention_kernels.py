@@ -42,10 +42,10 @@ CASES = {
     "mask for each head": (separate(2, 2, 18, 37, 8, 40, time_first, Mask((2, 2, 37, 18))), False),
     "scores replaced": (separate(1, 3, 33, 33, 16, 16, time_first, Mask((1, 1, 33, 33), -1e9)), False),
     "whole tiles": (projection(2, 2, 96, 64), True),
-    "tiles and rests, mask of keys": (separate(2, 2, 83, 115, 24, 40, time_first, Mask((2, 1, 115, 1))), False),
-    "tiles and rests, mask added": (separate(1, 3, 115, 83, 40, 24, heads_first, Mask((1, 3, 83, 115))), False),
+    "tiles and rests, mask of keys": (separate(2, 2, 83, 115, 24, 20, time_first, Mask((2, 1, 115, 1))), False),
+    "tiles and rests, mask added": (separate(1, 3, 115, 83, 40, 56, heads_first, Mask((1, 3, 83, 115))), False),
     "tiles and rests, scores replaced": (
-        separate(2, 1, 83, 83, 72, 24, time_first, Mask((2, 1, 83, 83), -1e9)),
+        separate(2, 1, 83, 83, 72, 88, time_first, Mask((2, 1, 83, 83), -1e9)),
         False,
     ),
 }

@@ -131,10 +131,10 @@ class TiledLoop(LoopEmitter):
     def equations_of_vector(self, place: Tile, following: Tile, index: Expr, results: Expr) -> None:
         """The equations for a vector of units in one row; starts to fetch the same of the ``following`` column."""
         t = self.tiling
-        v = T.bind(index // place.rows)
-        row = T.bind(index - v * place.rows)
-        unit, at = T.bind(place.unit + v), T.bind(results + (v * t.rows + row) * SIDE)
-        one = replace(place, first=T.bind(place.first + row), rows=1)
+        v = opaque(index // place.rows)
+        row = opaque(index - v * place.rows)
+        unit, at = opaque(place.unit + v), opaque(results + (v * t.rows + row) * SIDE)
+        one = replace(place, first=opaque(place.first + row), rows=1)
         self.equations_of_rows(one, unit, lambda _: [
             self.completed(emit.load(sums, at, lanes=SIDE), unit, array) for array, sums in enumerate(self.results)
         ])  # fmt: skip
@@ -210,6 +210,6 @@ class TiledBackward(TiledLoop, BackwardEmitter):
 
 
 def opaque(value: Expr) -> Expr:
-    """``value``, of which TVM does not see that it stays the same in a loop: it would move conditions on it out of all
-    loops, and copy what is in them."""
+    """``value``, which TVM does not see through: it would simplify at length whatever depends on it, and move
+    conditions on it out of all loops, with a copy of what is in them."""
     return emit.let(value)

@@ -19,7 +19,7 @@ from bucketmod.compiler.kernels import streams
 from bucketmod.compiler.kernels.gemm import most_rows
 from bucketmod.compiler.kernels.kernel import Kernel, TensorShape
 from bucketmod.compiler.kernels.softmax import divide_row
-from bucketmod.compiler.kernels.softmax_head_tiles import TileCut, TileEmitter
+from bucketmod.compiler.kernels.softmax_head_tiles import LEAST_CLASSES, TileCut, TileEmitter
 
 if TYPE_CHECKING:
     from bucketmod.compiler.target import CpuFeatures
@@ -60,10 +60,13 @@ class SoftmaxProjection(Kernel):
         return [((self.rows, self.classes), "float32")]
 
     def scratch(self, cpu: CpuFeatures) -> list[TensorShape]:
-        if cpu.tiles:
+        if self.by_tiles(cpu):
             return TileCut.of(self).scratch
         cut = _Cut.of(self, cpu)
         return [((cut.panels * self.depth * cut.width,), "float32")]
+
+    def by_tiles(self, cpu: CpuFeatures) -> bool:
+        return cpu.tiles and self.classes >= LEAST_CLASSES
 
     def portable(self) -> Any:
         buffers = [te.placeholder(shape, dtype, f"input{i}") for i, (shape, dtype) in enumerate(self.inputs)]
@@ -75,9 +78,9 @@ class SoftmaxProjection(Kernel):
         return te.create_prim_func([*buffers, topi.nn.softmax(scores)])
 
     def tuned(self, cpu: CpuFeatures) -> Any:
-        names = ["x", "w"] + ["bias"] * self.bias + ["p"] + (["left", "sums"] if cpu.tiles else ["packed"])
+        names = ["x", "w"] + ["bias"] * self.bias + ["p"] + (["left", "sums"] if self.by_tiles(cpu) else ["packed"])
         arguments = dict(zip(names, [*self.inputs, *self.outputs, *self.scratch(cpu)], strict=True))
-        if cpu.tiles:
+        if self.by_tiles(cpu):
             return emit.build_named(self.name, arguments, lambda b: TileEmitter(self, b).run())
         return emit.build_named(self.name, arguments, lambda b: _ProjectionEmitter(self, _Cut.of(self, cpu), b).run())
 

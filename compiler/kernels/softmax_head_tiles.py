@@ -29,13 +29,14 @@ if TYPE_CHECKING:
 
 Expr = Any
 
+LEAST_CLASSES = 128  # with fewer, a range has no panels to work on beside the powers of others
 _TILES = 2  # a product has so many tiles on each side
 _WIDTH = _TILES * SIDE  # classes of a panel
 _STEP_WORDS = PARTS * _TILES * TILE  # of a packed panel
 _DEEP = 4  # steps along the depth: a panel of so many stays in the first cache beside what passes by
 _SPLIT_ROWS = 1 << 20  # bytes of a block's split rows that stay in the second cache
-_RANGES = 4  # of classes, at least, where there are as many panels
-_AHEAD = 4096  # values: rows that memory has are asked for so far ahead
+_RANGES = 8  # of classes, where there are as many panels: threads share them evenly
+_AHEAD = 2048  # values: rows that memory has are asked for so far ahead
 _FLOPS_PER_NS = 300.0  # of one thread, to tell whether the product is worth several
 
 
@@ -217,7 +218,17 @@ class TileEmitter:
         end = T.bind(T.min(T.min(first + rows, (pair + 1) * cut.pair_rows), cut.rows))
         end = T.bind(T.if_then_else(index > 0, end, 0))
 
+        # The lines of the next panel are shared out among the products of this one.
+        slots = cut.pairs * cut.steps * tiles.PRODUCTS
+        values = _WIDTH * self.kernel.depth
+        lines = -(-values // (emit.LINE * slots))
+        done = (start * cut.pairs + pair * steps) * (tiles.PRODUCTS * lines * emit.LINE)
+        place = T.bind((self.first + index + 1) * values + done)
+
         def between(step: Expr, number: int) -> None:
+            for line in range(lines):
+                at = place + ((step * tiles.PRODUCTS + number) * lines + line) * emit.LINE
+                emit.prefetch(self.w, 0, at)
             begin, stop = number * each // tiles.PRODUCTS, (number + 1) * each // tiles.PRODUCTS
             row = T.bind(first + step * each + begin)
             if stop - begin == 1:

@@ -26,12 +26,13 @@ def emit_tile_product(gemm: Gemm, p: TilePlan, buffers: dict[str, Any]) -> None:
     _Emitter(gemm, p, buffers).run()
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Operand:
-    """A or B as tiles see it: ``size`` lines, each with a value for every k.
+    """A or B as tiles see it: ``size`` lines, each with ``depth`` values.
 
-    ``load(line, k, width)``: a vector along the lines or along K, whichever is contiguous; ``across``: that is not the
-    order in which its tiles have them, so squares of values are transposed. ``sums``: its lines are added up.
+    ``load(line, k, width)``: a vector along the lines (``by_lines``) or along K, whichever is contiguous. ``across``:
+    that is not the order in which its tiles have them; then ``turned`` is the operand the other way round, with zeros
+    up to whole pairs of tiles and whole steps. ``sums``: its lines are added up.
     """
 
     size: int
@@ -42,6 +43,44 @@ class _Operand:
     sums: bool
     load: Callable[[Expr, Expr, Expr | None], Expr]
     prefetch: Callable[[Expr, Expr], None]
+    lead: Callable[[], list[Expr]]
+    matrices: int
+    turned: Any = None
+
+    @property
+    def lines(self) -> int:
+        return pairs(self.size) * PAIR
+
+    @property
+    def steps(self) -> int:
+        return -(-self.depth // STEP)
+
+    @property
+    def whole(self) -> bool:
+        """Whether all tiles are full."""
+        return self.across or (self.size % PAIR == 0 and self.depth % STEP == 0)
+
+    def turned_place(self, line: Expr, k: Expr) -> Expr:
+        matrix = self.lead()[0] * (self.lines * self.steps * STEP) if self.lead() else 0
+        return matrix + (k * self.lines + line if self.right else line * (self.steps * STEP) + k)
+
+    def vector(self, line: Expr, k: Expr) -> Expr:
+        """In the order of the tiles: along the lines on the right, along K on the left."""
+        if self.across:
+            return emit.let(emit.load(self.turned, self.turned_place(line, k), lanes=SIDE))
+        return emit.let(self.load(line, k, None if self.whole else self.width(line, k)))
+
+    def fetch(self, line: Expr, k: Expr) -> None:
+        if self.across:
+            emit.prefetch(self.turned, self.turned_place(line, k))
+        else:
+            self.prefetch(line, k)
+
+    def width(self, line: Expr, k: Expr) -> Expr:
+        """How many values there are from a place on in the direction of its vector; none outside of the operand."""
+        along, limit = (line, self.size) if self.by_lines else (k, self.depth)
+        other, other_limit = (k, self.depth) if self.by_lines else (line, self.size)
+        return emit.let(tirx.Select(other < other_limit, limit - along, 0))
 
 
 class _Emitter:
@@ -49,21 +88,27 @@ class _Emitter:
         self.gemm, self.plan, self.buffers = gemm, p, buffers
         self.steps, self.k_blocks = p.steps(gemm), p.blocks_of_k(gemm)
         self.lead: list[Expr] = []
-        left_across, right_across = p.transposes(gemm)
-        a = (gemm.m, gemm.trans_a, gemm.column_sums, self.load_a, self.prefetch_a)
-        b = (gemm.n, not gemm.trans_b, False, self.load_b, self.prefetch_b)
-        left, right = (b, a) if p.swap else (a, b)
-        # A right operand that lies along tiles is packed beside the products of the block of K before.
-        self.ahead = self.k_blocks > 1 and not right_across
-        self.left = _Operand(left[0], gemm.k, left[1], left_across, False, *left[2:])
-        self.turned: Any = None
-        self.right = _Operand(right[0], gemm.k, right[1], right_across, True, *right[2:])
+        a = self.operand("A", gemm.m, gemm.trans_a, gemm.column_sums, self.load_a, self.prefetch_a)
+        b = self.operand("B", gemm.n, not gemm.trans_b, False, self.load_b, self.prefetch_b)
+        self.left, self.right = (b, a) if p.swap else (a, b)
+        self.right.right = True
+        for operand, across in zip((self.left, self.right), p.transposes(gemm), strict=True):
+            operand.across = across
+
+    def operand(self, name: str, size: int, by_lines: bool, sums: bool, load: Any, prefetch: Any) -> _Operand:
+        matrices = self.gemm.batch if {"A": self.gemm.batch_a, "B": self.gemm.batch_b}[name] else 1
+
+        def lead() -> list[Expr]:
+            return self.lead_of(name)
+
+        return _Operand(size, self.gemm.k, by_lines, False, False, sums, load, prefetch, lead, matrices)
 
     def run(self) -> None:
         gemm, p = self.gemm, self.plan
         row_blocks, column_blocks = p.blocks(gemm)
-        if self.left.across:
-            self.turn_left()
+        for operand in (self.left, self.right):
+            if operand.across:
+                self.turn(operand)
         with (T.parallel if p.parallel else T.serial)(p.tasks(gemm)) as task:
             # Neighbouring tasks, which one thread runs one after the other, share columns.
             self.row_block = T.bind(task % row_blocks)
@@ -73,86 +118,55 @@ class _Emitter:
             with tiles.tile_registers():
                 self.task()
 
-    def turn_left(self) -> None:
-        """Copies a left operand that lies across into rows along K, as many as whole pairs have, with zeros behind."""
-        gemm, operand, squares = self.gemm, self.left, self.steps * STEP // SIDE
-        rows, depth = pairs(operand.size) * PAIR, self.steps * STEP
-        parts = rows // PAIR
-        batched = self.lead_count(operand)
-        self.turned = emit.scratch(batched * rows * depth)
-        with (T.parallel if self.plan.parallel else T.serial)(batched * parts) as part:
-            if gemm.batch > 1:
+    def turn(self, operand: _Operand) -> None:
+        """Makes ``turned``, pair by pair of tiles."""
+        parts = operand.lines // PAIR
+        operand.turned = emit.scratch(operand.matrices * operand.lines * operand.steps * STEP)
+        with (T.parallel if self.plan.parallel else T.serial)(operand.matrices * parts) as part:
+            if self.gemm.batch > 1:
                 self.lead = [T.bind(part // parts)]
-            line = T.bind(part % parts * PAIR)
-            totals = [self.start_sums(operand) for _ in range(2)]
-            with T.serial(squares) as square:
-                for tile in range(2):
-                    first, k = T.bind(line + tile * SIDE), T.bind(square * SIDE)
-                    values = []
-                    for row in range(SIDE):
-                        place = (first, k + row)
-                        values.append(emit.let(operand.load(*place, _width(operand, *place))))
-                        self.add_up(totals[tile], k, row, values[-1])
-                    at = T.bind((part * PAIR + tile * SIDE) * depth + k)
-                    for row, value in enumerate(emit.transpose(values)):
-                        emit.store(self.turned, value, at + row * depth, lanes=SIDE)
-            for tile in range(2 * operand.sums):
-                self.put_sums(totals[tile], T.bind(line + tile * SIDE), operand)
+            with T.serial(2) as tile:
+                line = T.bind(part % parts * PAIR + tile * SIDE)
+                total = self.start_sums(operand)
+                with T.serial(2 * operand.steps) as square:
+                    self.turn_square(operand, line, T.bind(square * SIDE), total)
+                if total is not None:
+                    self.put_sums(total, line)
 
-    def lead_count(self, operand: _Operand) -> int:
-        """Matrices that the operand has."""
-        gemm = self.gemm
-        batched = gemm.batch_a if operand.load == self.load_a else gemm.batch_b
-        return gemm.batch if batched else 1
-
-    def load_turned(self, line: Expr, k: Expr) -> Expr:
-        return emit.load(self.turned, self.turned_place(line, k), lanes=SIDE)
-
-    def turned_place(self, line: Expr, k: Expr) -> Expr:
-        depth = self.steps * STEP
-        place = line * depth + k
-        if self.lead and self.lead_count(self.left) > 1:
-            place = place + self.lead[0] * (pairs(self.left.size) * PAIR * depth)
-        return place
+    def turn_square(self, operand: _Operand, line: Expr, k: Expr, total: emit.Register | None) -> None:
+        values = []
+        for row in range(SIDE):
+            place = (line, k + row) if operand.by_lines else (line + row, k)
+            values.append(emit.let(operand.load(*place, operand.width(*place))))
+            self.add_up(total, k + row, values[-1])
+        for row, value in enumerate(emit.transpose(values)):
+            place = (line, k + row) if operand.right else (line + row, k)
+            emit.store(operand.turned, value, operand.turned_place(*place), lanes=SIDE)
 
     def task(self) -> None:
         p = self.plan
-        # One pair of the left operand is multiplied while the next is packed.
-        self.packed_left = tiles.packed(2 * p.depth * PAIR_WORDS)
+        # One pair of the left operand is multiplied while the next is packed; so are blocks of the right one.
         self.right_words = p.columns * p.depth * PAIR_WORDS
-        self.packed_right = tiles.packed(self.right_words * (1 + self.ahead))
+        self.packed_left = tiles.packed(2 * p.depth * PAIR_WORDS)
+        self.packed_right = tiles.packed(self.right_words * min(2, self.k_blocks))
         self.sums = emit.scratch(SUMS * (p.rows * p.columns if self.k_blocks > 1 else 2))
         self.waiting = T.alloc_buffer((3,), "int32", layout=None)  # finished sums: their place, and their lines
         T.buffer_store(self.waiting, -1, [0])
-        if self.ahead:
-            self.first_step, self.depth, self.right_half = 0, min(self.steps, p.depth), 0
-            self.pack_right()
-        with T.serial(self.k_blocks) as k_block:
-            self.k_block = k_block
-            self.first_step = T.bind(k_block * p.depth)
+        self.first_row, self.first_column = T.bind(self.row_block * p.rows), T.bind(self.column_block * p.columns)
+        self.rows = T.bind(T.min(pairs(self.left.size) - self.first_row, p.rows))
+        self.columns = T.bind(T.min(pairs(self.right.size) - self.first_column, p.columns))
+        self.clear_sums()
+        with T.serial(self.k_blocks + 1) as block:
+            self.k_block = T.bind(block - 1)
+            self.first_step = T.bind(self.k_block * p.depth)
             self.depth = T.bind(T.min(self.steps - self.first_step, p.depth)) if self.steps % p.depth else p.depth
-            self.right_half = emit.let((k_block & 1) * self.right_words) if self.ahead else 0
-            if self.ahead:
-                self.start_ahead()
-            else:
-                self.pack_right()
-            self.rows()
-            if self.ahead:
-                with T.serial(T.max(self.ahead_pieces - self.progress[0], 0)):
-                    self.pack_ahead()
+            self.right_half = emit.let((self.k_block & 1) * self.right_words) if self.k_blocks > 1 else 0
+            self.start_ahead()
+            with T.If(self.k_block >= 0), T.Then():
+                self.multiply_rows()
+            with T.serial(T.max(self.ahead_pieces - self.progress[0], 0)):
+                self.pack_ahead()
         self.finish()
-
-    def each_pair(self, operand: _Operand, block: Expr, count: int, body: Callable[[Expr, Expr, int], None]) -> None:
-        """``body(number in the block, first line, tiles)`` for the pairs of tiles of a block; the last pair of all may
-        have one tile."""
-        whole, odd = divmod(-(-operand.size // SIDE), 2)
-        low = T.bind(block * count)
-        if whole:
-            with T.serial(T.max(T.min(whole - low, count), 0)) as i:
-                body(i, T.bind((low + i) * PAIR), 2)
-        if odd:
-            with T.If(T.bind(block == whole // count)), T.Then():
-                body(whole % count, whole * PAIR, 1)
 
     # Operands.
 
@@ -186,76 +200,54 @@ class _Emitter:
         batched = {"A": self.gemm.batch_a, "B": self.gemm.batch_b}.get(name, True)
         return self.lead if batched else []
 
-    # Packing.
-
-    def pack_right(self) -> None:
-        """The right operand's part of the task, in the order in which it lies in memory."""
-        if self.right.by_lines:
-            with T.serial(self.depth) as step:
-                self.each_pair(self.right, self.column_block, self.plan.columns,
-                               lambda *pair: self.pack_tiles(*pair, step))  # fmt: skip
-            return
-
-        def pack(*pair: Any) -> None:
-            with T.serial(self.depth) as step:
-                self.pack_tiles(*pair, step)
-
-        self.each_pair(self.right, self.column_block, self.plan.columns, pack)
-
-    def pack_tiles(self, number: Expr, line: Expr, count: int, step: Expr) -> None:
-        """The tiles of one pair and step of the right operand."""
-        operand, whole_steps = self.right, self.gemm.k // STEP
-        with T.serial(count) as tile:
-            start, k = T.bind(line + tile * SIDE), T.bind((self.first_step + step) * STEP)
-            at = T.bind(self.right_half + (number * self.plan.depth + step) * PAIR_WORDS + tile * TILE)
-            inside = []
-            if operand.size % SIDE:
-                inside.append(start + SIDE <= operand.size)
-            if self.gemm.k % STEP:
-                inside.append(self.first_step + step < whole_steps)
-
-            def pack(whole: bool) -> None:
-                totals = self.start_sums(operand)
-                put = _across if operand.across else _along
-                put(operand, self.packed_right, at, start, k, whole, lambda *v: self.add_up(totals, k, *v))
-                self.finish_sums(totals, start, step, operand)
-
-            if operand.across and inside:  # it is long code, and masks are not what takes time there
-                pack(False)
-            else:
-                _either(inside, pack)
+    # Packing, in pieces so short that the CPU does them beside products. A piece is a row of a packed tile.
 
     def start_ahead(self) -> None:
         """Begins to pack the right operand for the next block of K."""
-        p, first_tile = self.plan, 2 * self.column_block * self.plan.columns
-        tiles_here = T.min(-(-self.right.size // SIDE) - first_tile, 2 * p.columns)
-        self.ahead_tiles = emit.let(tiles_here)
-        steps = T.max(T.min(self.steps - self.first_step - p.depth, p.depth), 0)
+        p = self.plan
+        self.ahead_tiles = emit.let(2 * self.columns)
+        following = self.first_step + p.depth
+        steps = T.max(T.min(self.steps - following, p.depth), 0)
         self.ahead_pieces = emit.let(steps * self.ahead_tiles * SIDE)
         self.progress = T.alloc_buffer((3,), "int32", layout=None)  # pieces; the tile and the step of the next
         for place in range(3):
             T.buffer_store(self.progress, 0, [place])
 
     def pack_ahead(self) -> None:
-        """The next row of a packed tile, in the order in which the operand lies in memory."""
+        """The next piece, in the order in which the operand lies in memory."""
         p, operand = self.plan, self.right
+        # In registers: TVM takes long over variables that it sees through.
         done, tile, step = (emit.let(self.progress[place]) for place in range(3))
         row = emit.let(done & (SIDE - 1))
-        line = emit.let(2 * SIDE * self.column_block * p.columns + tile * SIDE)
-        k = emit.let((self.first_step + p.depth + step) * STEP)
+        line = emit.let(self.first_column * PAIR + tile * SIDE)
+        k = emit.let((self.first_step + p.depth + step) * STEP + row)
         place = (tile >> 1) * (p.depth * PAIR_WORDS) + step * PAIR_WORDS + (tile & 1) * TILE + row * SIDE
-        place = emit.let(self.right_words - self.right_half + place)
-        whole = operand.size % SIDE == 0 and operand.depth % STEP == 0
-        totals = self.start_sums(operand)
-        for later in (row, row + SIDE):  # rows lie so far apart that the CPU does not guess the next ones
-            operand.prefetch(line, k + STEP + later)
-        _piece_along(operand, self.packed_right, place, line, k, row, whole, lambda *v: self.add_up(totals, k, *v))
-        self.finish_sums(totals, line, 1, operand)
+        half = self.right_words - self.right_half if self.k_blocks > 1 else 0
+        for later in (0, SIDE):  # rows lie so far apart that the CPU does not guess the next ones
+            operand.fetch(line, k + STEP + later)
+        u, v = operand.vector(line, k), operand.vector(line, k + SIDE)
+        tiles.store_parts(tiles.split(u, v), self.packed_right, emit.let(half + place), 2 * TILE)
+        if operand.sums:
+            self.add_piece(line, k, u, v)
         T.buffer_store(self.progress, done + 1, [0])
         with T.If(row == SIDE - 1), T.Then():
             more = emit.let(T.Cast("int32", tile + 1 < self.ahead_tiles))
             T.buffer_store(self.progress, (tile + 1) * more, [1])
             T.buffer_store(self.progress, step + 1 - more, [2])
+
+    def pack_piece(self, line: Expr, half: Expr, number: Expr) -> None:
+        """A piece of the pair of the left operand that begins at ``line``."""
+        operand = self.left
+        row, tile = emit.let(number & (SIDE - 1)), emit.let(number >> (SIDE.bit_length() - 1))
+        step, side = emit.let(tile >> 1), emit.let(tile & 1)
+        place = half * (self.plan.depth * PAIR_WORDS) + step * PAIR_WORDS + side * TILE + row * SIDE
+        line, k = emit.let(line + side * SIDE + row), emit.let((self.first_step + step) * STEP)
+        for far in (0, SIDE):
+            operand.fetch(line + PAIR, k + far)
+        u, v = operand.vector(line, k), operand.vector(line, k + SIDE)
+        tiles.store_parts(tiles.split(u, v), self.packed_left, emit.let(place), 2 * TILE)
+
+    # Column sums, of an A that is turned, or else on the right and packed by the first of the tasks that share it.
 
     def start_sums(self, operand: _Operand) -> emit.Register | None:
         if not operand.sums:
@@ -264,56 +256,42 @@ class _Emitter:
         total.value = emit.splat(0.0, SIDE)
         return total
 
-    def add_up(self, total: emit.Register | None, first_k: Expr, row: Expr, value: Expr) -> None:
-        """Adds the values of all lines at k = ``first_k`` + ``row``."""
+    def clear_sums(self) -> None:
+        if not self.right.sums:
+            return
+        with T.If(self.row_block == 0), T.Then(), T.serial(2 * self.columns) as tile:
+            total = self.start_sums(self.right)
+            assert total is not None
+            self.put_sums(total, self.first_column * PAIR + tile * SIDE)
+
+    def add_up(self, total: emit.Register | None, k: Expr, value: Expr) -> None:
+        """Adds the values of all lines at ``k``."""
         if total is None:
             return
         if weights := self.buffers.get("weights"):
-            value = value * emit.splat(weights[T.min(first_k + row, self.gemm.k - 1)], SIDE)
+            value = value * emit.splat(weights[T.min(k, self.gemm.k - 1)], SIDE)
         total.value = total.value + value
 
-    def finish_sums(self, total: emit.Register | None, line: Expr, step: Expr, operand: _Operand) -> None:
-        """The first of the tasks that pack these lines adds what a step comes to."""
-        if total is None:
-            return
+    def add_piece(self, line: Expr, k: Expr, u: Expr, v: Expr) -> None:
         with T.If(self.row_block == 0), T.Then():
-            with T.If(self.first_step + step > 0), T.Then():
-                width = T.bind(T.min(operand.size - line, SIDE)) if operand.size % SIDE else None
-                total.value = total.value + emit.load(self.buffers["sums"], line, lanes=SIDE, width=width)
-            self.put_sums(total, line, operand)
+            total = emit.Register(SIDE)
+            width = T.bind(self.right.size - line) if self.right.size % SIDE else None
+            total.value = emit.load(self.buffers["sums"], line, lanes=SIDE, width=width)
+            self.add_up(total, k, u)
+            self.add_up(total, k + SIDE, v)
+            self.put_sums(total, line)
 
-    def put_sums(self, total: emit.Register, line: Expr, operand: _Operand) -> None:
-        width = T.bind(T.min(operand.size - line, SIDE)) if operand.size % SIDE else None
+    def put_sums(self, total: emit.Register, line: Expr) -> None:
+        width = T.bind(self.gemm.m - line) if self.gemm.m % PAIR else None
         emit.store(self.buffers["sums"], total.value, line, lanes=SIDE, width=width)
-
-    # The left operand is packed in pieces, each so short that the CPU does it beside products.
-
-    def pack_piece(self, line: Expr, half: Expr, number: Expr) -> None:
-        """A row of a packed tile of the pair from ``line`` on."""
-        operand, first = self.left, half * (self.plan.depth * PAIR_WORDS)
-        # By shifts and in registers: TVM takes long over divisions, and over variables that it sees through.
-        row, tile = emit.let(number & (SIDE - 1)), emit.let(number >> (SIDE.bit_length() - 1))
-        step, side = emit.let(tile >> 1), emit.let(tile & 1)
-        place = emit.let(first + step * PAIR_WORDS + side * TILE + row * SIDE)
-        start, k = emit.let(line + side * SIDE), emit.let((self.first_step + step) * STEP)
-        whole = operand.size % PAIR == 0 and operand.depth % STEP == 0
-        if operand.across:
-            u, v = (emit.let(self.load_turned(start + row, k + far)) for far in (0, SIDE))
-            for far in (0, SIDE):
-                emit.prefetch(self.turned, self.turned_place(start + row + PAIR, k + far))
-            tiles.store_parts(tiles.split(u, v), self.packed_left, place, 2 * TILE)
-        else:
-            _piece_along(operand, self.packed_left, place, start, k, row, whole, lambda *_: None)
 
     # Products.
 
-    def rows(self) -> None:
+    def multiply_rows(self) -> None:
         """Pairs of tiles of the left operand, each with all columns of the task, while the next pair is packed."""
-        p, left, right = self.plan, self.left, self.right
-        first_row, first_column = T.bind(self.row_block * p.rows), T.bind(self.column_block * p.columns)
-        rows = T.bind(T.min(pairs(left.size) - first_row, p.rows))
-        columns = T.bind(T.min(pairs(right.size) - first_column, p.columns))
-        ahead = -(-2 * SIDE // (PRODUCTS * p.rows)) if self.ahead else 0
+        p, right, rows, columns = self.plan, self.right, self.rows, self.columns
+        first_row, first_column = self.first_row, self.first_column
+        ahead = -(-2 * SIDE // (PRODUCTS * p.rows)) if self.k_blocks > 1 else 0
         at_once = -(-2 * SIDE // (PRODUCTS * p.columns))  # pieces after each product
         each = T.bind(self.depth * (2 * SIDE))
         with T.serial(rows + 1) as count:
@@ -327,12 +305,13 @@ class _Emitter:
                 def between(step: Expr, beat: int) -> None:
                     for line in range(0, TILE, emit.LINE):  # the right pair of the next product
                         emit.prefetch(self.packed_right, soon + step * PAIR_WORDS + beat * TILE + line, first=True)
-                    for i in range(at_once):
-                        piece = emit.let(done + step * (PRODUCTS * at_once) + (beat * at_once + i))
-                        with T.If(piece < pieces), T.Then():
-                            self.pack_piece(following, count & 1, piece)
-                    for _ in range(ahead):
-                        with T.If(self.progress[0] < self.ahead_pieces), T.Then():
+                    if (beat + 1) % _BEATS:
+                        return
+                    first = emit.let(done + step * (PRODUCTS * at_once) + (beat + 1 - _BEATS) * at_once)
+                    with T.serial(T.max(T.min(pieces - first, _BEATS * at_once), 0)) as i:
+                        self.pack_piece(following, count & 1, emit.let(first + i))
+                    if ahead:
+                        with T.serial(T.min(self.ahead_pieces - self.progress[0], _BEATS * ahead)):
                             self.pack_ahead()
 
                 lines = T.bind((first_row + row) * PAIR), T.bind((first_column + column) * PAIR)
@@ -454,67 +433,10 @@ class _Emitter:
         emit.store(self.buffers["C"], value, *at, lanes=SIDE, width=width)
 
 
+# Products of parts between which pieces are packed: so few that the CPU looks ahead over them, so many that there is
+# little code.
+_BEATS = 3
 _SOON = 3  # steps between the instruction that fetches and the use
-
-
-def _along(
-    operand: _Operand, buffer: Any, at: Expr, line: Expr, k: Expr, whole: bool, seen: Callable[[Expr, Expr], None]
-) -> None:
-    """Packs a tile whose vectors lie as the operand does: along K on the left, along the lines on the right."""
-    with T.serial(SIDE) as i:
-        _piece_along(operand, buffer, at + i * SIDE, line, k, i, whole, seen)
-
-
-def _piece_along(
-    operand: _Operand,
-    buffer: Any,
-    at: Expr,
-    line: Expr,
-    k: Expr,
-    row: Expr,
-    whole: bool,
-    seen: Callable[[Expr, Expr], None],
-) -> None:
-    """One row of the tile, to ``at``."""
-    if operand.right:
-        places = [(line, k + row), (line, k + row + SIDE)]
-    else:
-        places = [(line + row, k), (line + row, k + SIDE)]
-    u, v = (emit.let(operand.load(*place, None if whole else _width(operand, *place))) for place in places)
-    if not operand.right:  # whose next values the CPU does not guess
-        for line, column in places:
-            operand.prefetch(line + PAIR, column)
-    if operand.by_lines:
-        seen(row, u)
-        seen(row + SIDE, v)
-    tiles.store_parts(tiles.split(u, v), buffer, at, 2 * TILE)
-
-
-def _across(
-    operand: _Operand, buffer: Any, at: Expr, line: Expr, k: Expr, whole: bool, seen: Callable[[Expr, Expr], None]
-) -> None:
-    """Packs a tile whose vectors lie across those of the operand, as two squares that are transposed."""
-    halves = [emit.scratch(TILE) for _ in range(2)]
-    for half, waiting in enumerate(halves):
-        rows = []
-        for i in range(SIDE):
-            row = k + half * SIDE + i
-            place = (line, row) if operand.by_lines else (line + i, k + half * SIDE)
-            rows.append(emit.let(operand.load(*place, None if whole else _width(operand, *place))))
-            if operand.by_lines:
-                seen(half * SIDE + i, rows[-1])
-        for i, value in enumerate(emit.transpose(rows)):
-            emit.store(waiting, value, i * SIDE, lanes=SIDE)
-    with T.serial(SIDE) as i:
-        u, v = (emit.load(waiting, i * SIDE, lanes=SIDE) for waiting in halves)
-        tiles.store_parts(tiles.split(u, v), buffer, at + i * SIDE, 2 * TILE)
-
-
-def _width(operand: _Operand, line: Expr, k: Expr) -> Expr:
-    """How many values there are from a place on in the direction of its vector; none outside of the operand."""
-    along, limit = (line, operand.size) if operand.by_lines else (k, operand.depth)
-    other, other_limit = (k, operand.depth) if operand.by_lines else (line, operand.size)
-    return emit.let(tirx.Select(other < other_limit, limit - along, 0))
 
 
 def _either(conditions: list[Expr], body: Callable[[bool], None]) -> None:

@@ -100,12 +100,12 @@ def candidates(gemm: Gemm, cpu: CpuFeatures) -> Iterator[TilePlan]:
 
 
 # Cycles, measured: for a product of two tiles, where the left pair of a block stays in the first cache and where not.
-_NEAR_CYCLES, _FAR_CYCLES = 21.0, 22.0
+_NEAR_CYCLES, _FAR_CYCLES = 21.0, 23.0
 _NEAR_DEPTH = 5  # steps of a left pair that stay there
-# To bring in, split and pack a value of the left operand, beside products, after it was turned if it lies across; of
-# the right one, which may lie across. To pass a sum on to C, also across, and to keep it between blocks of K.
-_LEFT_CYCLES, _TURN_CYCLES = 0.5, 1.2
-_RIGHT_CYCLES, _RIGHT_ACROSS_CYCLES = 0.9, 1.6
+# To bring in, split and pack a value of the left and of the right operand, beside products, and to turn one that lies
+# across before. To pass a sum on to C, also across, and to keep it between blocks of K.
+_LEFT_CYCLES, _TURN_CYCLES = 0.5, 2.5
+_RIGHT_CYCLES = 0.7
 _SUM_CYCLES, _SUM_ACROSS_CYCLES, _WAIT_CYCLES = 0.3, 0.6, 0.6
 _TASK_CYCLES = 600
 
@@ -122,7 +122,7 @@ def cost(gemm: Gemm, p: TilePlan) -> float:
     left_across, right_across = p.transposes(gemm)
     deep = p.steps(gemm) * STEP
     cycles += left * deep * (column_blocks * _LEFT_CYCLES + left_across * _TURN_CYCLES)
-    cycles += right * deep * row_blocks * (_RIGHT_ACROSS_CYCLES if right_across else _RIGHT_CYCLES)
+    cycles += right * deep * (row_blocks * _RIGHT_CYCLES + right_across * _TURN_CYCLES)
     cycles += tiles * TILE * (_SUM_ACROSS_CYCLES if p.swap else _SUM_CYCLES)
     cycles += tiles * TILE * (p.blocks_of_k(gemm) - 1) * _WAIT_CYCLES
     work = gemm.batch * cycles + count * _TASK_CYCLES

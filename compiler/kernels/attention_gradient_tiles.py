@@ -105,9 +105,6 @@ class BackwardTiles(Panels):
         self.along("v", p.v, p.value_size, p.keys, (packed["rows"], self.steps * PANEL), 1.0, 2)
         self.columns("q", p.q, p.size, p.queries, (packed["columns"], 0), p.scale / UNIT)
         self.columns("dout", p.out, p.value_size, p.queries, (packed["columns"], half), p.scale)
-        self.across("dout", p.out, p.value_size, p.queries, (packed["right"], 0))
-        self.across("q", p.q, p.size, p.queries, (packed["right"], half))
-        self.across("k", p.k, p.size, p.keys, packed["keys"])
 
     def _row_values(self, query: Expr) -> None:
         """For 16 queries the share, scale * the sum over a row of dout * out, and the statistic."""
@@ -135,20 +132,24 @@ class BackwardTiles(Panels):
         new, old = known(parity * (2 * self.square)), known((1 - parity) * (2 * self.square))
         key = known((block - 1) * BLOCK)
         chunks = -(-self.query_steps // _TOGETHER)
-        slopes = Spread(BLOCK * chunks, partial(self._slopes, key, old), (0, 1, 3, 4))
+        items = BLOCK * chunks
+        # The first block has none before it. Then there is time to pack what is needed later.
+        slopes = Spread(known(T.min(block, 1) * items), partial(self._slopes, key, old), (0, 1, 3, 4))
+        pack = Spread(known(T.max(1 - block, 0) * (self.query_steps * LANES)), self._rights, (2, 5))
         with T.If(block < self.key_steps):
             with T.Then():
                 left = known(block * (2 * self.steps * PANEL))
                 products(
                     (self.packed["rows"], left), (self.packed["columns"], 0), self.steps, self.query_steps,
-                    (self.scores, new), self.stride, [slopes], 2,
+                    (self.scores, new), self.stride, [slopes, pack], 2,
                 )  # fmt: skip
-            with T.Else(), T.serial(slopes.items) as item:
+            with T.Else(), T.serial(items) as item:
                 slopes.item(item)
         with T.If(block > 0), T.Then():
             beside = [
                 Spread(2 * self.query_steps * _TURNS, partial(self._turn, known(block - 1), old), (0, 3)),
                 Spread(BLOCK, partial(self._fetch, key), (2,)),
+                Spread(LANES, partial(self._key_pair, known(block - 1)), (5,)),
             ]
             products(
                 (self.packed["block"], 0), (self.packed["right"], 0), self.query_steps, self.steps,
@@ -156,6 +157,18 @@ class BackwardTiles(Panels):
             )  # fmt: skip
             for number, (name, place, size) in enumerate((("dv", p.v, p.value_size), ("dk", p.k, p.size))):
                 self.store_rows(name, place, self.outs, self.width, key, p.keys, size, None, number * BLOCK)
+
+    def _rights(self, pair: Expr) -> None:
+        """Packs a pair of rows of queries and of the gradient of the output, as they lie."""
+        p, right = self.p, self.packed["right"]
+        self.across_pair("dout", p.out, p.value_size, p.queries, (right, 0), pair)
+        half = self.query_steps * self.steps * PANEL
+        self.across_pair("q", p.q, p.size, p.queries, (right, half), pair)
+
+    def _key_pair(self, block: Expr, number: Expr) -> None:
+        """Packs a pair of rows of a block of keys, as they lie."""
+        p = self.p
+        self.across_pair("k", p.k, p.size, p.keys, (self.packed["keys"], 0), known(block * LANES + number))
 
     def _fetch(self, key: Expr, row: Expr) -> None:
         p = self.p

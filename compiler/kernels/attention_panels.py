@@ -87,8 +87,8 @@ class Panels:
     def along(
         self, name: str, place: Place, size: int, total: int, target: Buffer, scale: float = 1.0, apart: int = 1
     ) -> None:
-        """All ``total`` rows as left panels: pairs along the rows; the last is repeated. A panel starts ``apart`` panels
-        after the one before."""
+        """All ``total`` rows as left panels: pairs along the rows; the last is repeated. A panel starts ``apart``
+        panels after the one before."""
         with T.serial(steps_of(total) * BLOCK) as t:
             row = t if total % BLOCK == 0 else T.min(t, total - 1)
             to = known(t // BLOCK * (apart * steps_of(size) * PANEL) + t % BLOCK * LANES)
@@ -106,19 +106,22 @@ class Panels:
     def across(self, name: str, place: Place, size: int, total: int, target: Buffer) -> None:
         """All ``total`` rows as right panels: pairs of rows, the values in columns. Beyond the last come zeros."""
         with T.serial(steps_of(total) * LANES) as pair:
-            step, number = known(pair // LANES), known(pair % LANES)
-            rows = [known(step * BLOCK + number + half * LANES) for half in range(2)]
-            exist = [None if total % BLOCK == 0 else row < total for row in rows]
-            starts = [known(self.row(place, T.min(row, total - 1))) for row in rows]
-            to = known(step * PANEL + number * LANES)
-            for start, count in groups(-(-size // LANES), _TOGETHER):
-                columns = [start + i for i in range(count)]
-                pairs = [
-                    tuple(self.part(name, at, c * LANES, size, e) for at, e in zip(starts, exist, strict=True))
-                    for c in columns
-                ]
-                apart = steps_of(total) * PANEL
-                store_pairs(pairs, target, [known(to + c // 2 * apart + c % 2 * tiles.TILE) for c in columns])
+            self.across_pair(name, place, size, total, target, pair)
+
+    def across_pair(self, name: str, place: Place, size: int, total: int, target: Buffer, pair: Expr) -> None:
+        """One of the ``steps_of(total) * LANES`` pairs of rows of ``across``."""
+        step, number = known(pair // LANES), known(pair % LANES)
+        rows = [known(step * BLOCK + number + half * LANES) for half in range(2)]
+        exist = [None if total % BLOCK == 0 else row < total for row in rows]
+        starts = [known(self.row(place, T.min(row, total - 1))) for row in rows]
+        to, apart = known(step * PANEL + number * LANES), steps_of(total) * PANEL
+        for start, count in groups(-(-size // LANES), _TOGETHER):
+            columns = [start + i for i in range(count)]
+            pairs = [
+                tuple(self.part(name, at, c * LANES, size, e) for at, e in zip(starts, exist, strict=True))
+                for c in columns
+            ]
+            store_pairs(pairs, target, [known(to + c // 2 * apart + c % 2 * tiles.TILE) for c in columns])
 
     def columns(self, name: str, place: Place, size: int, total: int, target: Buffer, scale: float = 1.0) -> None:
         """All ``total`` rows as right panels: pairs along the rows, each row a column. The last is repeated."""
@@ -169,7 +172,7 @@ class Spread:
     they have to alternate with some 100 other instructions at a time.
     """
 
-    def __init__(self, items: int, item: Callable[[Expr], None], places: Sequence[int] = range(tiles.PRODUCTS)):
+    def __init__(self, items: Expr, item: Callable[[Expr], None], places: Sequence[int]):
         self.items, self.item, self.places = items, item, list(places)
 
     def place(self, step: Expr, number: int, steps: int) -> None:

@@ -18,7 +18,8 @@ from bucketmod.compiler.kernels import math
 from bucketmod.compiler.kernels.cells import Maths
 
 if TYPE_CHECKING:
-    from bucketmod.compiler.kernels.time_loop import Tiling, TimeLoop
+    from bucketmod.compiler.kernels.loop_tiling import Tiling
+    from bucketmod.compiler.kernels.time_loop import TimeLoop
 
 Expr = Any
 _SOON = 16  # steps of k, some 150 cycles: longer than the second cache takes

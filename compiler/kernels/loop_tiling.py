@@ -75,7 +75,7 @@ class TileTiling(Tiling):
     steps: int
 
     @classmethod
-    def of(cls, loop: TimeLoop, cpu: CpuFeatures, gates: int) -> TileTiling | None:
+    def where_faster(cls, loop: TimeLoop, cpu: CpuFeatures, gates: int) -> TileTiling | None:
         """None where vector registers are faster."""
         units = -(-loop.hidden // SIDE)
         depth = loop.hidden if gates > 1 else loop.cell.gates * loop.hidden
@@ -102,5 +102,5 @@ class TileTiling(Tiling):
 
 def tiling(loop: TimeLoop, cpu: CpuFeatures, gates: int) -> Tiling:
     """The tiling for a step that computes ``gates`` sums for each hidden unit, in the faster kind of registers."""
-    in_tiles = TileTiling.of(loop, cpu, gates) if cpu.tiles else None
+    in_tiles = TileTiling.where_faster(loop, cpu, gates) if cpu.tiles else None
     return in_tiles or Tiling.of(loop, cpu, gates)

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 from bucketmod.compiler.kernels import recurrent
+from bucketmod.compiler.kernels.cells import LSTM
+from bucketmod.compiler.kernels.time_loop import ForwardLoop
 from bucketmod.compiler.target import host_level, parse_target
 
 tvm = pytest.importorskip("tvm")
@@ -201,6 +203,15 @@ def check_gradients(form, kind, case, heads):
         want = directional(kind, values, name, direction, reverse, heads)
         size = np.linalg.norm(gradient.astype(np.float64)) + 1e-3  # the typical size of such a derivative
         assert abs((gradient * direction).sum() - want) < 2e-5 * size, name
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_tile_registers_serve_two_high_tiles_of_a_layer_that_fits_the_cache(case):
+    steps, batch, _, hidden, reverse = case
+    loop = ForwardLoop(LSTM, steps, batch, hidden, reverse, True)
+    for level in ("x86-64-v4", "x86-64-v4-amx"):
+        in_tiles = "tdpbf16ps" in loop.tuned(parse_target(f"cpu:{level}").cpu).script()
+        assert in_tiles == (level == "x86-64-v4-amx" and case == CASES[2])
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -32,7 +32,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model", metavar="MODEL", help="file.py:function or package.module:function")
     parser.add_argument("--buckets", type=parse_keys, help="bucket keys; default: all of the plan")
-    parser.add_argument("--target", default="cpu", help="cpu, cpu:x86-64-v3, cpu:x86-64-v4")
+    parser.add_argument("--target", default="cpu", help="cpu, cpu:x86-64-v3, cpu:x86-64-v4, cpu:x86-64-v4-amx")
     parser.add_argument("--mode", default="train,infer", help="train, infer or both")
     parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)), help="compiler processes at a time")
     parser.add_argument("--cache", help="directory of the artifact cache")

@@ -192,15 +192,31 @@ def test_code_does_not_grow_with_the_shape():
     assert max(sizes) < 1.5 * min(sizes)  # how many kinds of tile there are at the borders does depend on it
 
 
-def test_infinite_values_stay_in_their_rows_and_columns():
-    target = target_for("x86-64-v3")
+@pytest.mark.parametrize("level", LEVELS)
+def test_infinite_values_stay_in_their_rows_and_columns(level):
+    target = target_for(level)
     gemm = Gemm(14, 9, 19, False, True)
     a, b = operands(gemm)
     a[3, 2], b[17, 1] = np.inf, np.nan
-    (got,) = run(gemm.tuned(target.cpu), [a, b], gemm, target)
     bad = np.zeros((14, 19), bool)
     bad[3], bad[:, 17] = True, True
-    assert np.array_equal(~np.isfinite(got), bad)
+    for function in forms(gemm, target.cpu):
+        (got,) = run(function, [a, b], gemm, target)
+        assert np.array_equal(~np.isfinite(got), bad)
+
+
+def test_tile_products_are_as_exact_as_float32():
+    target = target_for("x86-64-v4-amx")
+    gemm = Gemm(64, 1024, 64)
+    rng = np.random.default_rng(3)
+    # Values of all sizes, and sums in which large products cancel.
+    a, b = (rng.standard_normal(shape) * 10.0 ** rng.integers(-6, 6, shape) for shape, _ in gemm.inputs)
+    a, b = a.astype(np.float32), b.astype(np.float32)
+    exact, size = a.astype(np.float64) @ b, np.abs(a).astype(np.float64) @ np.abs(b)
+    function = list(forms(gemm, target.cpu))[1]
+    (got,) = run(function, [a, b], gemm, target)
+    rounded = np.max(np.abs(a @ b - exact) / size)  # by float32 itself, 4e-7
+    assert np.max(np.abs(got - exact) / size) < 3 * rounded, "sums of parts round as float32 sums do"
 
 
 @pytest.mark.parametrize(

@@ -80,3 +80,15 @@ def test_limited_power_of_two(level):
     got = run("exp2_limited", values, target, target.cpu.lanes).astype(np.float64)
     np.testing.assert_allclose(got[6:], np.exp2(values[6:].astype(np.float64)), rtol=3e-7)
     assert got[0] == 1 and np.isnan(got[5]) and (got[1:5] == 2.0**-100).all()
+
+
+@pytest.mark.parametrize("level", ["x86-64-v3", "x86-64-v4"])
+def test_power_of_two_that_keeps_within_normal_numbers(level):
+    if level > host_level():
+        pytest.skip(f"this CPU is {host_level()}")
+    target = parse_target(f"cpu:{level}")
+    values = np.random.default_rng(7).uniform(-125, 127, 1 << 12).astype(np.float32)
+    values[:8] = [0, np.nan, -125.1, -3e38, -np.inf, 128, 3e38, np.inf]
+    got = run("exp2_saturated", values, target, target.cpu.lanes).astype(np.float64)
+    np.testing.assert_allclose(got[8:], np.exp2(values[8:].astype(np.float64)), rtol=3e-7)
+    assert got[0] == 1 and np.isnan(got[1]) and (got[2:5] == 0).all() and (got[5:8] == 2.0**127).all()

@@ -12,6 +12,7 @@ from bucketmod.compiler.kernels.embedding import EmbeddingGrad
 from bucketmod.compiler.kernels.normalization import LayerNormGrad
 from bucketmod.compiler.kernels.reduction import ColumnSum
 from bucketmod.compiler.kernels.softmax import Softmax, SoftmaxOutputGrad
+from bucketmod.compiler.kernels.softmax_head import SoftmaxProjection
 from bucketmod.compiler.kernels.time_loop import BackwardLoop, ForwardLoop
 
 
@@ -31,6 +32,7 @@ CASES = {
         [floats(509, 131), floats(509, 131), floats(131), floats(509), np.abs(floats(509))],
     ),
     "softmax": (Softmax(300, 1009), [floats(300, 1009)]),
+    "vocabulary_head": on_floats(SoftmaxProjection(101, 40, 1009)),
     "loss_head": (
         SoftmaxOutputGrad(300, 1009, normalization="valid", ignore_label=0.0),
         [floats(300, 1009), np.abs(floats(300)) * 3],

@@ -92,7 +92,6 @@ class TileEmitter:
         self.bias = buffers.get("bias")
         self.rest = tile_rest.count(kernel.depth)
         self.panels = -(-kernel.classes // _WIDTH)
-        self.direct = kernel.classes % emit.LINE == 0  # rows of p are whole lines
 
     def run(self) -> None:
         kernel, cut = self.kernel, self.cut
@@ -141,20 +140,21 @@ class TileEmitter:
         self.scores = emit.scratch(2 * cut.pairs * cut.pair_rows * _WIDTH)  # of this panel and the one before it
         self.biases = emit.scratch(2 * _WIDTH)
         self.lanes = emit.scratch(cut.sums * SIDE)  # sums of each row so far, lane by lane
-        self.lines = emit.scratch(2 * _WIDTH)
+        self.lines = emit.scratch(2 * (_WIDTH + 2 * emit.LINE))  # of two rows, as they go to p
+        self.waiting = emit.scratch(cut.sums * emit.LINE)  # the last powers of each row
         with T.serial(cut.sums) as row:
             emit.store(self.lanes, emit.splat(0.0, SIDE), row * SIDE, lanes=SIDE)
         self.first = T.bind(number * cut.share)
         count = T.bind(T.min(cut.share, self.panels - self.first))
+        self.last = T.bind(count - 1)
         with tiles.tile_registers(cut.height):
             with T.serial(count) as index:
                 self.pack(index)
                 with T.serial(cut.depths) as piece, T.serial(cut.pairs) as pair:
                     self.unit(index, piece, pair)
         with T.serial(cut.rows) as row:
-            self.raise_row(T.bind(count - 1), row)
-        if self.direct:
-            T.evaluate(T.call_llvm_intrin("void", "llvm.x86.sse.sfence"))
+            self.raise_row(self.last, row)
+        T.evaluate(T.call_llvm_intrin("void", "llvm.x86.sse.sfence"))
         with T.serial(cut.sums // SIDE) as square:
             sums = emit.transpose([emit.load(self.lanes, (square * SIDE + r) * SIDE, lanes=SIDE) for r in range(SIDE)])
             while len(sums) > 1:
@@ -253,25 +253,53 @@ class TileEmitter:
         """2^score of a row of the block, for the classes of a panel, and their sum."""
         total = emit.Register(SIDE)
         total.value = emit.load(self.lanes, row * SIDE, lanes=SIDE)
+        powers: list[Expr] = []
         for tile in range(_TILES):
             at = tile * SIDE
             score = emit.load(self.scores, self.scores_of(index, row) + at, lanes=SIDE)
             score = score + emit.load(self.biases, index % 2 * _WIDTH + at, lanes=SIDE)
             power = streams.hold(vector.exp2_saturated(score))
-            self.write(self.row + row, (self.first + index) * _WIDTH + at, power.value, row % 2 * _WIDTH + at)
+            powers.append(power.value)
             total.value = total.value + power.value
         emit.store(self.lanes, total.value, row * SIDE, lanes=SIDE)
+        self.write(index, row, powers)
 
-    def write(self, row: Expr, column: Expr, value: Expr, line: Expr) -> None:
-        """A vector of p. Whole lines go past the caches: to fetch what is overwritten would hold up the tiles."""
-        width = T.bind(self.kernel.classes - column)
-        if not self.direct:
-            emit.store(self.p, value, row, column, lanes=SIDE, width=width)
-            return
-        emit.store(self.lines, value, line, lanes=SIDE)
-        with T.If(width > 0), T.Then():
-            places = T.address_of(self.p[row, column]), T.address_of(self.lines[line])
-            T.evaluate(T.call_llvm_intrin("void", "llvm.x86.movdir64b", *places))
+    def write(self, index: Expr, row: Expr, powers: list[Expr]) -> None:
+        """The classes of a panel in a row of p, in whole lines past the caches: to fetch what is overwritten would hold
+        up the tiles. Where rows start within a line, what does not fill one waits for the next panel."""
+        first, line = T.bind((self.first + index) * _WIDTH), emit.LINE
+        width = T.bind(T.min(self.kernel.classes - first, _WIDTH))
+        at = T.bind(row % 2 * (_WIDTH + line) + line)  # of the new values in ``lines``
+        for number, power in enumerate(powers):
+            emit.store(self.lines, power, at + number * SIDE, lanes=SIDE)
+        row_of_p = T.bind(self.row + row)
+        waiting: Expr = 0
+        if self.kernel.classes % line:
+            waiting = T.bind(row_of_p * self.kernel.classes % line)
+            emit.store(self.lines, emit.load(self.waiting, row * line, lanes=line), at - line, lanes=line)
+            emit.store(self.waiting, powers[-1], row * line, lanes=line)
+        lines = T.bind((waiting + width) // line)
+        for number in range(_TILES):
+            column, source = first - waiting + number * line, at - waiting + number * line
+            if self.kernel.classes % line and number == 0:
+                with T.If(tirx.all(index == 0, waiting > 0)):
+                    with T.Then():  # the first values of this line are another task's, or another row's
+                        count = T.bind(T.min(line - waiting, width))
+                        emit.store(self.p, powers[0], row_of_p, first, lanes=line, width=count)
+                    with T.Else(), T.If(lines > 0), T.Then():
+                        self.put(row_of_p, column, source)
+            else:
+                with T.If(lines > number), T.Then():
+                    self.put(row_of_p, column, source)
+        if self.kernel.classes % line:
+            rest = T.bind(waiting + width - lines * line)
+            with T.If(tirx.all(index == self.last, rest > 0, tirx.any(lines > 0, index > 0, waiting == 0))), T.Then():
+                value = emit.load(self.lines, at - waiting + lines * line, lanes=line)
+                emit.store(self.p, value, row_of_p, first - waiting + lines * line, lanes=line, width=rest)
+
+    def put(self, row: Expr, column: Expr, source: Expr) -> None:
+        places = T.address_of(self.p[row, column]), T.address_of(self.lines[source])
+        T.evaluate(T.call_llvm_intrin("void", "llvm.x86.movdir64b", *places))
 
     def finish(self, row: Expr) -> None:
         """From powers to probabilities."""

@@ -23,7 +23,7 @@ def softmax(scores):
 
 
 # The last one has more rows than a task takes at once, and classes whose rows start anywhere in a line.
-@pytest.mark.parametrize("rows, depth, classes", [*SIZES, (40, 54, 150), (1300, 70, 135)])
+@pytest.mark.parametrize("rows, depth, classes", [*SIZES, (40, 54, 150), (77, 33, 161), (18, 33, 136), (1300, 70, 135)])
 @pytest.mark.parametrize("bias", [True, False])
 def test_probabilities_are_the_softmax_of_the_projection(run, rows, depth, classes, bias):
     x, w, b = draw(rows, depth), draw(classes, depth), draw(classes)

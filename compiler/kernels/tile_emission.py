@@ -166,7 +166,6 @@ class _Emitter:
                 self.multiply_rows()
             with T.serial(T.max(self.ahead_pieces - self.progress[0], 0)):
                 self.pack_ahead()
-        self.finish()
 
     # Operands.
 
@@ -298,7 +297,9 @@ class _Emitter:
             row = T.bind(count - 1)
             following = T.bind((first_row + count) * PAIR)
             pieces = T.bind(tirx.Select(count < rows, each, 0))
-            with T.If(row >= 0), T.Then(), T.serial(columns) as column:
+            # After the very last product comes a turn that only finishes its sums.
+            more = T.bind(T.Cast("int32", tirx.all(row == rows - 1, self.k_block == self.k_blocks - 1)))
+            with T.If(row >= 0), T.Then(), T.serial(columns + more) as column:
                 done = T.bind(column * (self.depth * PRODUCTS * at_once))
                 soon = T.bind(self.right_half + (column * p.depth + _SOON) * PAIR_WORDS)
 
@@ -315,14 +316,17 @@ class _Emitter:
                             self.pack_ahead()
 
                 lines = T.bind((first_row + row) * PAIR), T.bind((first_column + column) * PAIR)
-                self.product((row, column), lines, between)
+                self.product((row, column), lines, between, T.bind(column < columns))
             wide = T.min(columns, -(-right.size // SIDE) // 2 - first_column)  # a pair of one tile is over too soon
             packed = T.bind(tirx.Select(row >= 0, wide * (self.depth * PRODUCTS * at_once), 0))
             with T.serial(T.max(pieces - packed, 0)) as i:
                 self.pack_piece(following, count & 1, T.bind(packed + i))
 
-    def product(self, pair: tuple[Expr, Expr], lines: tuple[Expr, Expr], between: Callable[[Expr, int], None]) -> None:
-        """The pair numbered (row, column) of the task, which begins at ``lines`` of the two operands."""
+    def product(
+        self, pair: tuple[Expr, Expr], lines: tuple[Expr, Expr], between: Callable[[Expr, int], None], there: Expr
+    ) -> None:
+        """The pair numbered (row, column) of the task, which begins at ``lines`` of the two operands, if it is there;
+        and what follows the pair before."""
         p, (row, column) = self.plan, pair
         number = T.bind(row * p.columns + column)
         at = T.bind((number if self.k_blocks > 1 else number & 1) * SUMS)
@@ -334,10 +338,6 @@ class _Emitter:
                 else:
                     tiles.load(register, self.sums, at + register * TILE)
 
-        _either([self.k_block == 0] * (self.k_blocks > 1), start)
-        if self.k_blocks > 1:  # the next sums
-            with T.serial(SUMS // emit.LINE) as line:
-                emit.prefetch(self.sums, at + SUMS + line * emit.LINE, first=True)
         left_at = T.bind((row & 1) * (p.depth * PAIR_WORDS))
         right_at = T.bind(self.right_half + column * (p.depth * PAIR_WORDS))
 
@@ -346,16 +346,19 @@ class _Emitter:
             right = tiles.Panel(self.packed_right, right_at, right_tiles, 2)
             tiles.multiply(left, right, self.depth, between=between if left_tiles + right_tiles == 4 else None)
 
-        self.each_size(lines, multiply)
+        with T.If(there), T.Then():
+            _either([self.k_block == 0] * (self.k_blocks > 1), start)
+            if self.k_blocks > 1:  # the next sums
+                with T.serial(SUMS // emit.LINE) as line:
+                    emit.prefetch(self.sums, at + SUMS + line * emit.LINE, first=True)
+            self.each_size(lines, multiply)
         self.finish()  # the sums before these, while the last products run
-        for register in range(4):
-            tiles.store(register, self.sums, at + register * TILE)
-
-        def wait() -> None:
+        with T.If(there), T.Then():
+            for register in range(4):
+                tiles.store(register, self.sums, at + register * TILE)
             for place, value in enumerate((at, *lines)):
-                T.buffer_store(self.waiting, value, [place])
-
-        _when([self.k_block == self.k_blocks - 1] if self.k_blocks > 1 else [], wait)
+                wait = tirx.Select(self.k_block == self.k_blocks - 1, value, -1)
+                T.buffer_store(self.waiting, wait if self.k_blocks > 1 else value, [place])
 
     def each_size(self, lines: tuple[Expr, Expr], body: Callable[[int, int], None]) -> None:
         """``body(left tiles, right tiles)`` for what there is at ``lines``: the last pair may have one tile."""
@@ -381,35 +384,25 @@ class _Emitter:
                 tile = T.bind(at + (2 * r + c) * TILE)
                 line, across = T.bind(row + r * SIDE), T.bind(column + c * SIDE)
                 if self.plan.swap:
-                    self.finish_across(tile, across, line)
+                    self.finish_rows(0, self.turned_sums(tile), across, line)
                 else:
-                    self.finish_along(tile, line, across)
+                    self.finish_rows(tile, self.sums, line, across)
 
-    def finish_along(self, tile: Expr, row: Expr, column: Expr) -> None:
-        inside = [column + SIDE <= self.gemm.n] if self.gemm.n % SIDE else []
+    def finish_rows(self, tile: Expr, waiting: Any, row: Expr, column: Expr) -> None:
+        """A tile of sums, rows of C one after the other in ``waiting``."""
+        width = T.bind(self.gemm.n - column) if self.gemm.n % SIDE else None
+        bias = self.bias(column, width)
+        with T.serial(T.min(self.gemm.m - row, SIDE) if self.gemm.m % SIDE else SIDE) as i:
+            self.put(emit.load(waiting, tile + i * SIDE, lanes=SIDE), bias, row + i, column, width)
 
-        def rows(whole: bool) -> None:
-            width = None if whole else T.bind(self.gemm.n - column)
-            bias = self.bias(column, width)
-            with T.serial(T.min(self.gemm.m - row, SIDE) if self.gemm.m % SIDE else SIDE) as i:
-                self.put(emit.load(self.sums, tile + i * SIDE, lanes=SIDE), bias, row + i, column, width)
-
-        _either(inside, rows)
-
-    def finish_across(self, tile: Expr, row: Expr, column: Expr) -> None:
-        inside = [column + SIDE <= self.gemm.n] if self.gemm.n % SIDE else []
-        turned = emit.transpose([emit.let(emit.load(self.sums, tile + i * SIDE, lanes=SIDE)) for i in range(SIDE)])
+    def turned_sums(self, tile: Expr) -> Any:
         waiting = emit.scratch(TILE)
-        for i, value in enumerate(turned):
+        for i, value in enumerate(emit.transpose([self.sum_row(tile, i) for i in range(SIDE)])):
             emit.store(waiting, value, i * SIDE, lanes=SIDE)
+        return waiting
 
-        def rows(whole: bool) -> None:
-            width = None if whole else T.bind(self.gemm.n - column)
-            bias = self.bias(column, width)
-            with T.serial(T.min(self.gemm.m - row, SIDE) if self.gemm.m % SIDE else SIDE) as i:
-                self.put(emit.load(waiting, i * SIDE, lanes=SIDE), bias, row + i, column, width)
-
-        _either(inside, rows)
+    def sum_row(self, tile: Expr, row: int) -> Expr:
+        return emit.let(emit.load(self.sums, tile + row * SIDE, lanes=SIDE))
 
     def bias(self, column: Expr, width: Expr | None) -> Expr | None:
         bias = self.buffers.get("bias")
@@ -435,7 +428,7 @@ class _Emitter:
 
 # Products of parts between which pieces are packed: so few that the CPU looks ahead over them, so many that there is
 # little code.
-_BEATS = 3
+_BEATS = 6
 _SOON = 3  # steps between the instruction that fetches and the use
 
 
@@ -449,11 +442,3 @@ def _either(conditions: list[Expr], body: Callable[[bool], None]) -> None:
             body(True)
         with T.Else():
             body(False)
-
-
-def _when(conditions: list[Expr], body: Callable[[], None]) -> None:
-    if not conditions:
-        body()
-        return
-    with T.If(conditions[0]), T.Then():
-        body()

@@ -66,6 +66,7 @@ class SoftmaxProjection(Kernel):
         return [((cut.panels * self.depth * cut.width,), "float32")]
 
     def by_tiles(self, cpu: CpuFeatures) -> bool:
+        """Whether the tuned form is the one in tile registers."""
         return cpu.tiles and self.classes >= LEAST_CLASSES
 
     def portable(self) -> Any:

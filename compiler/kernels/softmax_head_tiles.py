@@ -2,9 +2,8 @@
 
 A task has a block of rows and a range of classes. The rows wait in the second cache, split into parts
 (``tiles.split``); the classes pass by in panels, which the task splits itself just before, so that the split weights
-are never in memory.
-A panel's sums are kept until the next panel: while the tile registers work on that, the vector registers raise 2 to
-the scores of this one, a row between two products.
+are never in memory. A panel's sums are kept until the next panel: while the tile registers work on that, the vector
+registers raise 2 to the scores of this one, a row between two products.
 """
 
 from __future__ import annotations
@@ -169,9 +168,8 @@ class TileEmitter:
             column = panel + tile * SIDE
             bias = emit.splat(0.0, SIDE)
             if self.bias is not None:
-                bias = emit.load(self.bias, column, lanes=SIDE, width=kernel.classes - column) * emit.splat(
-                    vector.LOG2_E, SIDE
-                )
+                bias = emit.load(self.bias, column, lanes=SIDE, width=kernel.classes - column)
+                bias = bias * emit.splat(vector.LOG2_E, SIDE)
             present = T.ramp(column, 1, SIDE) < tirx.Broadcast(T.int32(kernel.classes), SIDE)
             bias = tirx.Select(present, bias, emit.splat(float("-inf"), SIDE))
             emit.store(self.biases, bias, index % 2 * _WIDTH + tile * SIDE, lanes=SIDE)
@@ -179,6 +177,8 @@ class TileEmitter:
             self.over_depth(lambda step, width: self.pack_tile(panel, tile, step, width))
 
     def pack_tile(self, panel: Expr, tile: Expr, step: Expr, width: int) -> None:
+        """The first ``width`` values of a step of 16 classes."""
+
         def row(r: Expr) -> Expr:
             return T.min(panel + tile * SIDE + r, self.kernel.classes - 1)
 
@@ -211,6 +211,18 @@ class TileEmitter:
         rows_at = T.bind((self.block * cut.pairs + pair) * cut.words)
         left = tiles.Panel(self.left, rows_at + start * _STEP_WORDS, _TILES, _TILES)
         right = tiles.Panel(self.right, start * _STEP_WORDS, _TILES, _TILES)
+        tiles.multiply(left, right, steps, between=self.meanwhile(index, piece, pair, start, steps))
+        if self.rest:
+            with T.If(piece == cut.depths - 1), T.Then():
+                whole = cut.steps * _STEP_WORDS
+                tile_rest.multiply(self.left, rows_at + whole, self.right, whole, self.kernel.depth)
+        for register, place in enumerate(places):
+            tiles.store(register, self.scores, place, 4 * _WIDTH)
+
+    def meanwhile(self, index: Expr, piece: Expr, pair: Expr, start: Expr, steps: Expr) -> Callable[[Expr, int], None]:
+        """What ``unit`` does between products, a little at a time: powers of the panel before, and fetching the next
+        panel. ``start``: the steps before this piece."""
+        cut = self.cut
         # Rows of this unit, and of each of its steps.
         rows = -(-cut.pair_rows // cut.depths)
         each = -(-rows // (cut.steps // cut.depths))
@@ -238,13 +250,7 @@ class TileEmitter:
                 with T.serial(T.max(T.min(stop - begin, end - row), 0)) as r:
                     self.raise_row(index - 1, row + r)
 
-        tiles.multiply(left, right, steps, between=between)
-        if self.rest:
-            with T.If(piece == cut.depths - 1), T.Then():
-                whole = cut.steps * _STEP_WORDS
-                tile_rest.multiply(self.left, rows_at + whole, self.right, whole, self.kernel.depth)
-        for register, place in enumerate(places):
-            tiles.store(register, self.scores, place, 4 * _WIDTH)
+        return between
 
     def scores_of(self, index: Expr, row: Expr) -> Expr:
         return (index % 2 * (self.cut.pairs * self.cut.pair_rows) + row) * _WIDTH
@@ -275,7 +281,7 @@ class TileEmitter:
         row_of_p = T.bind(self.row + row)
         waiting: Expr = 0
         if self.kernel.classes % line:
-            waiting = T.bind(row_of_p * self.kernel.classes % line)
+            waiting = T.bind(row_of_p % line * (self.kernel.classes % line) % line)
             emit.store(self.lines, emit.load(self.waiting, row * line, lanes=line), at - line, lanes=line)
             emit.store(self.waiting, powers[-1], row * line, lanes=line)
         lines = T.bind((waiting + width) // line)

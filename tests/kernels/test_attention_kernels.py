@@ -41,11 +41,11 @@ CASES = {
     "heads first, one query, mask of keys": (separate(2, 2, 1, 21, 16, 16, heads_first, Mask((2, 1, 21, 1))), False),
     "mask for each head": (separate(2, 2, 18, 37, 8, 40, time_first, Mask((2, 2, 37, 18))), False),
     "scores replaced": (separate(1, 3, 33, 33, 16, 16, time_first, Mask((1, 1, 33, 33), -1e9)), False),
-    "whole tiles": (projection(2, 2, 96, 64), True),
-    "tiles and rests, mask of keys": (separate(2, 2, 83, 115, 24, 20, time_first, Mask((2, 1, 115, 1))), False),
-    "tiles and rests, mask added": (separate(1, 3, 115, 83, 40, 56, heads_first, Mask((1, 3, 83, 115))), False),
+    "whole tiles": (projection(2, 2, 128, 64), True),
+    "tiles and rests, mask of keys": (separate(2, 2, 115, 147, 24, 20, time_first, Mask((2, 1, 147, 1))), False),
+    "tiles and rests, mask added": (separate(1, 3, 147, 115, 24, 20, heads_first, Mask((1, 3, 115, 147))), False),
     "tiles and rests, scores replaced": (
-        separate(2, 1, 83, 83, 72, 88, time_first, Mask((2, 1, 83, 83), -1e9)),
+        separate(2, 1, 115, 115, 40, 56, time_first, Mask((2, 1, 115, 115), -1e9)),
         False,
     ),
 }
@@ -133,7 +133,7 @@ def test_memory_grows_with_the_length_and_code_does_not(cpu_target, kernel):
     assert sizes and max(sizes) < 8192 * 8192 // 16
 
 
-@pytest.mark.parametrize("rows", [3, 83])
+@pytest.mark.parametrize("rows", [3, 115])
 def test_scores_of_minus_infinity_are_left_out(cpu_target, rows):
     """A row without any score is not a number, as in the standard's softmax; the others do not notice."""
     heads = separate(1, 1, rows, rows + 2, 24, 24, time_first, Mask((1, 1, rows + 2, rows)))

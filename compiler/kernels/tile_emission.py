@@ -267,7 +267,8 @@ class _Emitter:
         """Adds the values of all lines at ``k``."""
         if total is None:
             return
-        if weights := self.buffers.get("weights"):
+        weights = self.buffers.get("weights")
+        if weights is not None:
             value = value * emit.splat(weights[T.min(k, self.gemm.k - 1)], SIDE)
         total.value = total.value + value
 

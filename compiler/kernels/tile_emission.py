@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import operator
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -109,14 +111,19 @@ class _Emitter:
         for operand in (self.left, self.right):
             if operand.across:
                 self.turn(operand)
+        if p.splits > 1:
+            self.sums = emit.scratch(gemm.batch * p.splits * self.matrix_sums)
         with (T.parallel if p.parallel else T.serial)(p.tasks(gemm)) as task:
             # Neighbouring tasks, which one thread runs one after the other, share columns.
             self.row_block = T.bind(task % row_blocks)
             self.column_block = T.bind(task // row_blocks % column_blocks)
+            self.part = T.bind(task // (row_blocks * column_blocks))  # of K, in a matrix
             if gemm.batch > 1:
-                self.lead = [T.bind(task // (row_blocks * column_blocks))]
+                self.lead = [T.bind(self.part // p.splits)]
             with tiles.tile_registers():
                 self.task()
+        if p.splits > 1:
+            self.add_splits()
 
     def turn(self, operand: _Operand) -> None:
         """Makes ``turned``, pair by pair of tiles."""
@@ -149,7 +156,10 @@ class _Emitter:
         self.right_words = p.columns * p.depth * PAIR_WORDS
         self.packed_left = tiles.packed(2 * p.depth * PAIR_WORDS)
         self.packed_right = tiles.packed(self.right_words * min(2, self.k_blocks))
-        self.sums = emit.scratch(SUMS * (p.rows * p.columns if self.k_blocks > 1 else 2))
+        if p.splits == 1:
+            self.sums = emit.scratch(SUMS * (p.rows * p.columns if self.k_blocks > 1 else 2))
+        first_step = T.bind(self.part % p.splits * p.steps_of_task(self.gemm))
+        self.end = T.bind(T.min(first_step + p.steps_of_task(self.gemm), self.steps))
         self.waiting = T.alloc_buffer((3,), "int32", layout=None)  # finished sums: their place, and their lines
         T.buffer_store(self.waiting, -1, [0])
         self.first_row, self.first_column = T.bind(self.row_block * p.rows), T.bind(self.column_block * p.columns)
@@ -158,8 +168,9 @@ class _Emitter:
         self.clear_sums()
         with T.serial(self.k_blocks + 1) as block:
             self.k_block = T.bind(block - 1)
-            self.first_step = T.bind(self.k_block * p.depth)
-            self.depth = T.bind(T.min(self.steps - self.first_step, p.depth)) if self.steps % p.depth else p.depth
+            self.first_step = T.bind(first_step + self.k_block * p.depth)
+            even = self.steps % (p.splits * p.depth) == 0
+            self.depth = p.depth if even else T.bind(T.max(T.min(self.end - self.first_step, p.depth), 0))
             self.right_half = emit.let((self.k_block & 1) * self.right_words) if self.k_blocks > 1 else 0
             self.start_ahead()
             with T.If(self.k_block >= 0), T.Then():
@@ -206,7 +217,7 @@ class _Emitter:
         p = self.plan
         self.ahead_tiles = emit.let(2 * self.columns)
         following = self.first_step + p.depth
-        steps = T.max(T.min(self.steps - following, p.depth), 0)
+        steps = T.max(T.min(self.end - following, p.depth), 0)
         self.ahead_pieces = emit.let(steps * self.ahead_tiles * SIDE)
         self.progress = T.alloc_buffer((3,), "int32", layout=None)  # pieces; the tile and the step of the next
         for place in range(3):
@@ -299,7 +310,8 @@ class _Emitter:
             following = T.bind((first_row + count) * PAIR)
             pieces = T.bind(tirx.Select(count < rows, each, 0))
             # After the very last product comes a turn that only finishes its sums.
-            more = T.bind(T.Cast("int32", tirx.all(row == rows - 1, self.k_block == self.k_blocks - 1)))
+            last = tirx.all(row == rows - 1, self.k_block == self.k_blocks - 1)
+            more = T.bind(T.Cast("int32", last)) if p.splits == 1 else 0
             with T.If(row >= 0), T.Then(), T.serial(columns + more) as column:
                 done = T.bind(column * (self.depth * PRODUCTS * at_once))
                 soon = T.bind(self.right_half + (column * p.depth + _SOON) * PAIR_WORDS)
@@ -329,8 +341,7 @@ class _Emitter:
         """The pair numbered (row, column) of the task, which begins at ``lines`` of the two operands, if it is there;
         and what follows the pair before."""
         p, (row, column) = self.plan, pair
-        number = T.bind(row * p.columns + column)
-        at = T.bind((number if self.k_blocks > 1 else number & 1) * SUMS)
+        at = emit.let(self.sums_at(row, column))
 
         def start(fresh: bool) -> None:
             for register in range(4):
@@ -353,13 +364,43 @@ class _Emitter:
                 with T.serial(SUMS // emit.LINE) as line:
                     emit.prefetch(self.sums, at + SUMS + line * emit.LINE, first=True)
             self.each_size(lines, multiply)
-        self.finish()  # the sums before these, while the last products run
+        if p.splits == 1:
+            self.finish()  # the sums before these, while the last products run
         with T.If(there), T.Then():
             for register in range(4):
                 tiles.store(register, self.sums, at + register * TILE)
             for place, value in enumerate((at, *lines)):
-                wait = tirx.Select(self.k_block == self.k_blocks - 1, value, -1)
-                T.buffer_store(self.waiting, wait if self.k_blocks > 1 else value, [place])
+                wait = tirx.Select(self.k_block == self.k_blocks - 1, value, -1) if self.k_blocks > 1 else value
+                T.buffer_store(self.waiting, wait if p.splits == 1 else -1, [place])
+
+    @property
+    def matrix_sums(self) -> int:
+        """Sums of all pairs of one matrix, in tasks that share K."""
+        return pairs(self.left.size) * pairs(self.right.size) * SUMS
+
+    def sums_at(self, row: Expr, column: Expr) -> Expr:
+        """The place of the sums of a pair of the task."""
+        p = self.plan
+        if p.splits > 1:
+            pair = (self.first_row + row) * pairs(self.right.size) + self.first_column + column
+            return self.part * self.matrix_sums + pair * SUMS
+        number = row * p.columns + column
+        return (number if self.k_blocks > 1 else number & 1) * SUMS
+
+    def add_splits(self) -> None:
+        """Adds up what the tasks that share K come to."""
+        p, columns = self.plan, pairs(self.right.size)
+        each = pairs(self.left.size) * columns
+        with (T.parallel if p.parallel else T.serial)(self.gemm.batch * each) as number:
+            if self.gemm.batch > 1:
+                self.lead = [T.bind(number // each)]
+            pair = T.bind(number % each)
+            at = T.bind(number // each * (p.splits * self.matrix_sums) + pair * SUMS)
+            with T.serial(SUMS // SIDE) as i:
+                parts = [at + part * self.matrix_sums + i * SIDE for part in range(p.splits)]
+                total = functools.reduce(operator.add, (emit.load(self.sums, place, lanes=SIDE) for place in parts))
+                emit.store(self.sums, total, at + i * SIDE, lanes=SIDE)
+            self.finish_pair(at, T.bind(pair // columns * PAIR), T.bind(pair % columns * PAIR))
 
     def each_size(self, lines: tuple[Expr, Expr], body: Callable[[int, int], None]) -> None:
         """``body(left tiles, right tiles)`` for what there is at ``lines``: the last pair may have one tile."""
@@ -376,18 +417,20 @@ class _Emitter:
     def finish(self) -> None:
         """Passes on to C the finished sums that wait, if there are any."""
         at, row, column = (T.bind(self.waiting[place]) for place in range(3))
+        with T.If(at >= 0), T.Then():
+            self.finish_pair(at, row, column)
 
+    def finish_pair(self, at: Expr, row: Expr, column: Expr) -> None:
         def tiles_from(line: Expr, operand: _Operand) -> Expr:
             return T.min((operand.size - line + SIDE - 1) // SIDE, 2)
 
-        with T.If(at >= 0), T.Then():
-            with T.serial(tiles_from(row, self.left)) as r, T.serial(tiles_from(column, self.right)) as c:
-                tile = T.bind(at + (2 * r + c) * TILE)
-                line, across = T.bind(row + r * SIDE), T.bind(column + c * SIDE)
-                if self.plan.swap:
-                    self.finish_rows(0, self.turned_sums(tile), across, line)
-                else:
-                    self.finish_rows(tile, self.sums, line, across)
+        with T.serial(tiles_from(row, self.left)) as r, T.serial(tiles_from(column, self.right)) as c:
+            tile = T.bind(at + (2 * r + c) * TILE)
+            line, across = T.bind(row + r * SIDE), T.bind(column + c * SIDE)
+            if self.plan.swap:
+                self.finish_rows(0, self.turned_sums(tile), across, line)
+            else:
+                self.finish_rows(tile, self.sums, line, across)
 
     def finish_rows(self, tile: Expr, waiting: Any, row: Expr, column: Expr) -> None:
         """A tile of sums, rows of C one after the other in ``waiting``."""

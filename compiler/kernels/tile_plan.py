@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from bucketmod.compiler.kernels.gemm_plan import MIN_TASK_FLOPS, THREADS, cuts
@@ -26,13 +26,15 @@ class TilePlan:
     The left operand gives rows to tiles, the right one columns: A and B, or the other way round with ``swap``, where a
     finished tile is transposed. A task has up to ``rows`` pairs of tiles of the left operand and ``columns`` pairs of
     the right one. For each block of ``depth`` steps along K it packs its part of the right operand; then, pair by pair,
-    the left one, which meets all columns while it is in the first cache.
+    the left one, which meets all columns while it is in the first cache. K is shared by ``splits`` tasks, whose sums
+    are added up at the end, where C has too few rows and columns for all threads.
     """
 
     swap: bool
     depth: int
     rows: int
     columns: int
+    splits: int = 1
     parallel: bool = True
 
     def sides(self, gemm: Gemm) -> tuple[int, int]:
@@ -47,8 +49,12 @@ class TilePlan:
     def steps(self, gemm: Gemm) -> int:
         return -(-gemm.k // STEP)
 
+    def steps_of_task(self, gemm: Gemm) -> int:
+        return -(-self.steps(gemm) // self.splits)
+
     def blocks_of_k(self, gemm: Gemm) -> int:
-        return -(-self.steps(gemm) // self.depth)
+        """Of one task."""
+        return -(-self.steps_of_task(gemm) // self.depth)
 
     def blocks(self, gemm: Gemm) -> tuple[int, int]:
         """Tasks of one matrix, along the rows and along the columns of the tiles."""
@@ -57,7 +63,7 @@ class TilePlan:
 
     def tasks(self, gemm: Gemm) -> int:
         rows, columns = self.blocks(gemm)
-        return gemm.batch * rows * columns
+        return gemm.batch * self.splits * rows * columns
 
 
 def pairs(size: int) -> int:
@@ -86,17 +92,30 @@ def candidates(gemm: Gemm, cpu: CpuFeatures) -> Iterator[TilePlan]:
     steps = -(-gemm.k // STEP)
     for swap in (False, True):
         left, right = TilePlan(swap, 1, 1, 1).sides(gemm)
-        for depth in sorted({-(-steps // -(-steps // most)) for most in (5, 8, 16, _MOST_DEPTH)}):
-            # Half of the second cache for what is packed and for sums that wait for the next block of K.
-            space = cpu.l2 // 2 - 2 * depth * PAIR_WORDS * 4
-            for columns in cuts(pairs(right), max(1, min(pairs(right), space // (depth * PAIR_WORDS * 4)))):
-                most = pairs(left)
-                if steps > depth:
-                    most = (space - columns * depth * PAIR_WORDS * 4) // (columns * SUMS * 4)
-                for rows in cuts(pairs(left), max(1, min(pairs(left), most))):
-                    p = TilePlan(swap, depth, rows, columns)
-                    parallel = p.tasks(gemm) > 1 and gemm.flops >= 2 * MIN_TASK_FLOPS
-                    yield p if parallel else TilePlan(swap, depth, rows, columns, parallel=False)
+        few = pairs(left) * pairs(right) <= _FEW_PAIRS and not (gemm.column_sums and swap)
+        for splits in [1, *(n for n in (2, 4) if few and steps >= n * _LEAST_STEPS)]:
+            share = -(-steps // splits)
+            for depth in sorted({-(-share // -(-share // most)) for most in (5, 8, 16, _MOST_DEPTH)}):
+                yield from _cuts(gemm, cpu, TilePlan(swap, depth, 1, 1, splits))
+
+
+# Steps that a task has at least where it shares K with others, and how many pairs of rows and columns of C are few.
+_LEAST_STEPS, _FEW_PAIRS = 12, 600
+
+
+def _cuts(gemm: Gemm, cpu: CpuFeatures, p: TilePlan) -> Iterator[TilePlan]:
+    """``p`` with all numbers of rows and columns that make sense."""
+    left, right = p.sides(gemm)
+    packed = p.depth * PAIR_WORDS * 4  # bytes of a pair
+    # Half of the second cache for what is packed and for sums that wait for the next block of K.
+    space = cpu.l2 // 2 - 2 * packed
+    for columns in cuts(pairs(right), max(1, min(pairs(right), space // packed))):
+        most = pairs(left)
+        if p.blocks_of_k(gemm) > 1:
+            most = (space - columns * packed) // (columns * SUMS * 4)
+        for rows in cuts(pairs(left), max(1, min(pairs(left), most))):
+            cut = replace(p, rows=rows, columns=columns)
+            yield replace(cut, parallel=cut.tasks(gemm) > 1 and gemm.flops >= 2 * MIN_TASK_FLOPS)
 
 
 # Cycles, measured: for a product of two tiles, where the left pair of a block stays in the first cache and where not.
@@ -124,7 +143,7 @@ def cost(gemm: Gemm, p: TilePlan) -> float:
     cycles += left * deep * (column_blocks * _LEFT_CYCLES + left_across * _TURN_CYCLES)
     cycles += right * deep * (row_blocks * _RIGHT_CYCLES + right_across * _TURN_CYCLES)
     cycles += tiles * TILE * (_SUM_ACROSS_CYCLES if p.swap else _SUM_CYCLES)
-    cycles += tiles * TILE * (p.blocks_of_k(gemm) - 1) * _WAIT_CYCLES
+    cycles += tiles * TILE * (p.splits * p.blocks_of_k(gemm) - 1) * _WAIT_CYCLES
     work = gemm.batch * cycles + count * _TASK_CYCLES
     return sum(work * threads * _busiest(gemm, p, threads) for threads in THREADS)
 

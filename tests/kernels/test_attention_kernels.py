@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from kernel_runner import final_form, run_kernel
 
+from bucketmod.compiler.kernels import attention_gradient_tiles
 from bucketmod.compiler.kernels.attention import Attention
 from bucketmod.compiler.kernels.attention_gradient import AttentionGrad
 from bucketmod.compiler.kernels.heads import Heads, Mask, Place
@@ -32,6 +33,12 @@ def separate(batch, heads, queries, keys, size, value_size, place, mask=None):
     shapes = ((queries, size), (keys, size), (keys, value_size), (queries, value_size))
     places = [place(batch, heads, *shape) for shape in shapes]
     return Heads(batch, heads, queries, keys, size, value_size, *places, 0.3, mask)
+
+
+@pytest.fixture(autouse=True)
+def gradients_of_short_rows_in_tiles(monkeypatch):
+    """Where there are tile registers, rows that are long enough for the tests are long enough for tiles."""
+    monkeypatch.setattr(attention_gradient_tiles, "LEAST_ROWS", 112)
 
 
 CASES = {

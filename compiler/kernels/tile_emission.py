@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import operator
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tvm import tirx
@@ -14,6 +13,7 @@ from tvm.tirx.script import builder as T
 from bucketmod.compiler.kernels import emission as emit
 from bucketmod.compiler.kernels import tiles
 from bucketmod.compiler.kernels.epilogue import activate, slope
+from bucketmod.compiler.kernels.tile_operands import Operand
 from bucketmod.compiler.kernels.tile_plan import PAIR, PAIR_WORDS, SUMS, TilePlan, pairs
 from bucketmod.compiler.kernels.tiles import PRODUCTS, SIDE, STEP, TILE
 
@@ -28,82 +28,15 @@ def emit_tile_product(gemm: Gemm, p: TilePlan, buffers: dict[str, Any]) -> None:
     _Emitter(gemm, p, buffers).run()
 
 
-@dataclass
-class _Operand:
-    """A or B as tiles see it: ``size`` lines, each with ``depth`` values.
-
-    ``load(line, k, width)``: a vector along the lines (``by_lines``) or along K, whichever is contiguous. ``across``:
-    that is not the order in which its tiles have them; then ``turned`` is the operand the other way round, with zeros
-    up to whole pairs of tiles and whole steps. ``sums``: its lines are added up.
-    """
-
-    size: int
-    depth: int
-    by_lines: bool
-    across: bool
-    right: bool
-    sums: bool
-    load: Callable[[Expr, Expr, Expr | None], Expr]
-    prefetch: Callable[[Expr, Expr], None]
-    lead: Callable[[], list[Expr]]
-    matrices: int
-    turned: Any = None
-
-    @property
-    def lines(self) -> int:
-        return pairs(self.size) * PAIR
-
-    @property
-    def steps(self) -> int:
-        return -(-self.depth // STEP)
-
-    @property
-    def whole(self) -> bool:
-        """Whether all tiles are full."""
-        return self.across or (self.size % PAIR == 0 and self.depth % STEP == 0)
-
-    def turned_place(self, line: Expr, k: Expr) -> Expr:
-        matrix = self.lead()[0] * (self.lines * self.steps * STEP) if self.lead() else 0
-        return matrix + (k * self.lines + line if self.right else line * (self.steps * STEP) + k)
-
-    def vector(self, line: Expr, k: Expr) -> Expr:
-        """In the order of the tiles: along the lines on the right, along K on the left."""
-        if self.across:
-            return emit.let(emit.load(self.turned, self.turned_place(line, k), lanes=SIDE))
-        return emit.let(self.load(line, k, None if self.whole else self.width(line, k)))
-
-    def fetch(self, line: Expr, k: Expr) -> None:
-        if self.across:
-            emit.prefetch(self.turned, self.turned_place(line, k))
-        else:
-            self.prefetch(line, k)
-
-    def width(self, line: Expr, k: Expr) -> Expr:
-        """How many values there are from a place on in the direction of its vector; none outside of the operand."""
-        along, limit = (line, self.size) if self.by_lines else (k, self.depth)
-        other, other_limit = (k, self.depth) if self.by_lines else (line, self.size)
-        return emit.let(tirx.Select(other < other_limit, limit - along, 0))
-
-
 class _Emitter:
     def __init__(self, gemm: Gemm, p: TilePlan, buffers: dict[str, Any]):
         self.gemm, self.plan, self.buffers = gemm, p, buffers
         self.steps, self.k_blocks = p.steps(gemm), p.blocks_of_k(gemm)
         self.lead: list[Expr] = []
-        a = self.operand("A", gemm.m, gemm.trans_a, gemm.column_sums, self.load_a, self.prefetch_a)
-        b = self.operand("B", gemm.n, not gemm.trans_b, False, self.load_b, self.prefetch_b)
-        self.left, self.right = (b, a) if p.swap else (a, b)
-        self.right.right = True
-        for operand, across in zip((self.left, self.right), p.transposes(gemm), strict=True):
-            operand.across = across
-
-    def operand(self, name: str, size: int, by_lines: bool, sums: bool, load: Any, prefetch: Any) -> _Operand:
-        matrices = self.gemm.batch if {"A": self.gemm.batch_a, "B": self.gemm.batch_b}[name] else 1
-
-        def lead() -> list[Expr]:
-            return self.lead_of(name)
-
-        return _Operand(size, self.gemm.k, by_lines, False, False, sums, load, prefetch, lead, matrices)
+        names = "BA" if p.swap else "AB"
+        across = p.transposes(gemm)
+        self.left = Operand(gemm, names[0], buffers, False, across[0])
+        self.right = Operand(gemm, names[1], buffers, True, across[1])
 
     def run(self) -> None:
         gemm, p = self.gemm, self.plan
@@ -118,20 +51,24 @@ class _Emitter:
             self.row_block = T.bind(task % row_blocks)
             self.column_block = T.bind(task // row_blocks % column_blocks)
             self.part = T.bind(task // (row_blocks * column_blocks))  # of K, in a matrix
-            if gemm.batch > 1:
-                self.lead = [T.bind(self.part // p.splits)]
+            self.choose_matrix(self.part // p.splits)
             with tiles.tile_registers():
                 self.task()
         if p.splits > 1:
             self.add_splits()
 
-    def turn(self, operand: _Operand) -> None:
+    def choose_matrix(self, number: Expr) -> None:
+        """What follows is for one matrix of the batch."""
+        self.lead = [T.bind(number)] if self.gemm.batch > 1 else []
+        for operand in (self.left, self.right):
+            operand.matrix = self.lead if operand.matrices > 1 else []
+
+    def turn(self, operand: Operand) -> None:
         """Makes ``turned``, pair by pair of tiles."""
         parts = operand.lines // PAIR
         operand.turned = emit.scratch(operand.matrices * operand.lines * operand.steps * STEP)
         with (T.parallel if self.plan.parallel else T.serial)(operand.matrices * parts) as part:
-            if self.gemm.batch > 1:
-                self.lead = [T.bind(part // parts)]
+            self.choose_matrix(part // parts)
             with T.serial(2) as tile:
                 line = T.bind(part % parts * PAIR + tile * SIDE)
                 total = self.start_sums(operand)
@@ -140,7 +77,7 @@ class _Emitter:
                 if total is not None:
                     self.put_sums(total, line)
 
-    def turn_square(self, operand: _Operand, line: Expr, k: Expr, total: emit.Register | None) -> None:
+    def turn_square(self, operand: Operand, line: Expr, k: Expr, total: emit.Register | None) -> None:
         values = []
         for row in range(SIDE):
             place = (line, k + row) if operand.by_lines else (line + row, k)
@@ -177,38 +114,6 @@ class _Emitter:
                 self.multiply_rows()
             with T.serial(T.max(self.ahead_pieces - self.progress[0], 0)):
                 self.pack_ahead()
-
-    # Operands.
-
-    def load_a(self, line: Expr, k: Expr, width: Expr | None) -> Expr:
-        at = (k, line) if self.gemm.trans_a else (line, k)
-        return emit.load(self.buffers["A"], *self.lead_of("A"), *at, lanes=SIDE, width=width)
-
-    def prefetch_a(self, line: Expr, k: Expr) -> None:
-        at = (k, line) if self.gemm.trans_a else (line, k)
-        emit.prefetch(self.buffers["A"], *self.lead_of("A"), *at)
-
-    def load_b(self, line: Expr, k: Expr, width: Expr | None) -> Expr:
-        gemm = self.gemm
-        if not gemm.shift:
-            at = (line, k) if gemm.trans_b else (k, line)
-            return emit.load(self.buffers["B"], *self.lead_of("B"), *at, lanes=SIDE, width=width)
-        found, row = emit.Register(SIDE), T.bind(k - gemm.shift)
-        with T.If(row >= 0 if gemm.shift > 0 else row < gemm.k):
-            with T.Then():
-                found.value = emit.load(self.buffers["B"], row, line, lanes=SIDE, width=width)
-            with T.Else():
-                row = row + gemm.shift if gemm.shift > 0 else row - gemm.k
-                found.value = emit.load(self.buffers["edge"], row, line, lanes=SIDE, width=width)
-        return found.value
-
-    def prefetch_b(self, line: Expr, k: Expr) -> None:
-        at = (line, k) if self.gemm.trans_b else (k - self.gemm.shift, line)
-        emit.prefetch(self.buffers["B"], *self.lead_of("B"), *at)
-
-    def lead_of(self, name: str) -> list[Expr]:
-        batched = {"A": self.gemm.batch_a, "B": self.gemm.batch_b}.get(name, True)
-        return self.lead if batched else []
 
     # Packing, in pieces so short that the CPU does them beside products. A piece is a row of a packed tile.
 
@@ -259,7 +164,7 @@ class _Emitter:
 
     # Column sums, of an A that is turned, or else on the right and packed by the first of the tasks that share it.
 
-    def start_sums(self, operand: _Operand) -> emit.Register | None:
+    def start_sums(self, operand: Operand) -> emit.Register | None:
         if not operand.sums:
             return None
         total = emit.Register(SIDE)
@@ -392,8 +297,7 @@ class _Emitter:
         p, columns = self.plan, pairs(self.right.size)
         each = pairs(self.left.size) * columns
         with (T.parallel if p.parallel else T.serial)(self.gemm.batch * each) as number:
-            if self.gemm.batch > 1:
-                self.lead = [T.bind(number // each)]
+            self.choose_matrix(number // each)
             pair = T.bind(number % each)
             at = T.bind(number // each * (p.splits * self.matrix_sums) + pair * SUMS)
             with T.serial(SUMS // SIDE) as i:
@@ -421,7 +325,7 @@ class _Emitter:
             self.finish_pair(at, row, column)
 
     def finish_pair(self, at: Expr, row: Expr, column: Expr) -> None:
-        def tiles_from(line: Expr, operand: _Operand) -> Expr:
+        def tiles_from(line: Expr, operand: Operand) -> Expr:
             return T.min((operand.size - line + SIDE - 1) // SIDE, 2)
 
         with T.serial(tiles_from(row, self.left)) as r, T.serial(tiles_from(column, self.right)) as c:

@@ -102,6 +102,8 @@ def test_every_transpose_and_remainder(level, trans_a, trans_b, size):
 @pytest.mark.parametrize("trans", [(False, False), (False, True), (True, False)], ids=["nn", "nt", "tn"])
 def test_batches_with_own_and_shared_operands(level, shared, trans):
     check(Gemm(13, 21, 35, *trans, batch=5, batch_a=shared[0], batch_b=shared[1]), level)
+    if not any(trans):
+        check(Gemm(33, 1009, 35, batch=2, batch_a=shared[0], batch_b=shared[1]), level)  # K shared by tasks
 
 
 @pytest.mark.parametrize("level", LEVELS)

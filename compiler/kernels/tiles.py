@@ -166,9 +166,7 @@ def multiply(
     return [[2 * row + column for column in range(right.tiles)] for row in range(left.tiles)]
 
 
-def multiply_step(
-    left: Panel, right: Panel, step: Expr, between: Callable[[Expr, int], None] | None = None
-) -> None:
+def multiply_step(left: Panel, right: Panel, step: Expr, between: Callable[[Expr, int], None] | None = None) -> None:
     """One step of ``multiply``."""
     for number, _ in enumerate(sixths(left, right, step)):
         if between is not None:

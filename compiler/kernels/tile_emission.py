@@ -82,6 +82,8 @@ class _Emitter:
         for row in range(SIDE):
             place = (line, k + row) if operand.by_lines else (line + row, k)
             values.append(emit.let(operand.load(*place, operand.width(*place))))
+            later = k + _SQUARES * SIDE
+            operand.ask(*((line, later + row) if operand.by_lines else (line + row, later)))
             self.add_up(total, k + row, values[-1])
         for row, value in enumerate(emit.transpose(values)):
             place = (line, k + row) if operand.right else (line + row, k)
@@ -377,6 +379,7 @@ class _Emitter:
 # Products of parts between which pieces are packed: so few that the CPU looks ahead over them, so many that there is
 # little code.
 _BEATS = 6
+_SQUARES = 2  # of an operand that is turned, between the instruction that fetches and the use
 _SOON = 3  # steps between the instruction that fetches and the use
 
 

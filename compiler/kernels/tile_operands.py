@@ -65,8 +65,11 @@ class Operand:
         if self.across:
             emit.prefetch(self.turned, self.turned_place(line, k))
         else:
-            shift = self.gemm.shift if self.name == "B" else 0
-            emit.prefetch(self.buffers[self.name], *self.place(line, k - shift))
+            self.ask(line, k)
+
+    def ask(self, line: Expr, k: Expr) -> None:
+        shift = self.gemm.shift if self.name == "B" else 0
+        emit.prefetch(self.buffers[self.name], *self.place(line, k - shift))
 
     def place(self, line: Expr, k: Expr) -> tuple[Expr, ...]:
         return (*self.matrix, k, line) if self.by_lines else (*self.matrix, line, k)

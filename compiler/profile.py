@@ -44,9 +44,11 @@ def profile_program(
     """Runs every kernel in order, ``rounds`` times after a first one, and returns them with the slowest first.
 
     ``values``: arrays of inputs by name; an input that is not among them holds small random numbers. ``clock``:
-    seconds; ``time.process_time`` on a machine with other work to do.
+    seconds; ``time.process_time`` on a machine with other work to do. Raises ValueError where this machine cannot run
+    code of the target.
     """
     lowered = lower_program(program, mode, wrt, target)
+    lowered.target.check_host()
     calls = [call for entry in lowered.layout.entries for call in entry.calls]
     run = _runners(lowered, calls, values)
     times = np.zeros((rounds + 1, len(calls)))

@@ -56,6 +56,14 @@ class Target:
     arch: str
     cpu: CpuFeatures | None
 
+    def check_host(self) -> None:
+        """Asks Linux for what code of this target needs; ValueError where this machine does not have it."""
+        from bucketmod.runtime.cpu import host_flags
+
+        missing = sorted(set(self.cpu.flags if self.cpu else ()) - host_flags())
+        if missing:
+            raise ValueError(f"{self.name} cannot run here: this machine has no {', '.join(missing)}")
+
     def tvm(self) -> Any:
         """The ``tvm.target.Target``; imports TVM's compiler."""
         import tvm

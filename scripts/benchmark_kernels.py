@@ -64,10 +64,11 @@ class Case:
     def __init__(self, name: str, kernel: Any, flops: int, target: Any):
         import tvm
 
+        from bucketmod.compiler.lowering.host import load_functions
+
         self.name, self.flops, self.best = name, flops, float("inf")
         started = time.process_time()
-        function = kernel.tuned(target.cpu).with_attr("global_symbol", "main")
-        self.run = tvm.compile(tvm.IRModule({"main": function}), target=target.tvm())["main"]
+        self.run = load_functions({"main": kernel.tuned(target.cpu)}, target)["main"]
         self.compile_seconds = time.process_time() - started
         random = np.random.default_rng(0)
         shapes = [*kernel.inputs, *kernel.outputs, *kernel.scratch(target.cpu)]

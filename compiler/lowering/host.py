@@ -22,6 +22,7 @@ from tvm.tirx.compilation_pipeline import register_tir_pipeline
 
 from bucketmod.compiler.kernels.kernel import IN_PLACE, TUNED
 from bucketmod.compiler.lowering.calls import KernelCall, Storage, View
+from bucketmod.compiler.target import Target
 from bucketmod.runtime.entry import entry_signature
 
 # Blocks to loops, for functions that TVM's own schedules left in that form.
@@ -100,6 +101,18 @@ def build_object(module: ir.IRModule, target: tvm.target.Target) -> bytes:
         path = Path(folder, "module.o")
         built.write_to_file(str(path))
         return path.read_bytes()
+
+
+def load_functions(functions: dict[str, tirx.PrimFunc], target: Target) -> dict[str, Any]:
+    """The functions by name, compiled into this process and taking tensors: for measurements and tests.
+
+    Raises ValueError where this machine cannot run them.
+    """
+    target.check_host()
+    named = {ir.GlobalVar(name): function.with_attr("global_symbol", name) for name, function in functions.items()}
+    with target.tvm(), tvm.transform.PassContext(opt_level=3):
+        library = tvm.runtime.Executable(tvm.tirx.build(flatten(named), target.tvm(), pipeline=PIPELINE))
+    return {name: library[name] for name in functions}
 
 
 def _pointer(dtype: str) -> Any:

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 import tvm
-from tvm import ir, tirx
+from tvm import tirx
 
 from bucketmod.compiler.kernels.kernel import Kernel
-from bucketmod.compiler.lowering.host import PIPELINE, flatten
+from bucketmod.compiler.lowering.host import load_functions
 from bucketmod.compiler.passes.schedule_cpu import schedule_cpu
 from bucketmod.compiler.target import Target, parse_target
 from bucketmod.runtime.cpu import host_flags
@@ -36,12 +36,9 @@ def scheduled(function: tirx.PrimFunc, target: Target) -> tirx.PrimFunc:
 
 
 def build(functions: Sequence[tirx.PrimFunc], target: Target) -> list[Any]:
-    """The functions compiled, in one module: much faster than one by one. With the compiler's own list of passes."""
+    """The functions compiled, in one module: much faster than one by one."""
     names = [f"kernel{i}" for i in range(len(functions))]
-    named = {ir.GlobalVar(name): f.with_attr("global_symbol", name) for name, f in zip(names, functions, strict=True)}
-    with target.tvm(), tvm.transform.PassContext(opt_level=3):
-        built = tvm.tirx.build(flatten(named), target.tvm(), pipeline=PIPELINE)
-    compiled = tvm.runtime.Executable(built)
+    compiled = load_functions(dict(zip(names, functions, strict=True)), target)
     return [compiled[name] for name in names]
 
 

@@ -170,7 +170,7 @@ def test_product_written_over_its_addend(level, size):
     function = gemm.tuned(target.cpu).with_attr("global_symbol", "main").with_attr("tirx.noalias", False)
     tensors = [tvm.runtime.tensor(x) for x in inputs]
     over = tensors[gemm.in_place[0]]
-    tvm.compile(tvm.IRModule({"main": function}), target=target.tvm())["main"](*tensors, over)
+    build([function], target)[0](*tensors, over)
     np.testing.assert_allclose(over.numpy(), expected(gemm, inputs)[0], atol=1e-4, rtol=1e-5)
 
 

@@ -92,7 +92,7 @@ def candidates(gemm: Gemm, cpu: CpuFeatures) -> Iterator[TilePlan]:
     steps = -(-gemm.k // STEP)
     for swap in (False, True):
         left, right = TilePlan(swap, 1, 1, 1).sides(gemm)
-        few = pairs(left) * pairs(right) <= _FEW_PAIRS and not (gemm.column_sums and swap)
+        few = gemm.batch == 1 and pairs(left) * pairs(right) <= _FEW_PAIRS and not (gemm.column_sums and swap)
         for splits in [1, *(n for n in (2, 4) if few and steps >= n * _LEAST_STEPS)]:
             share = -(-steps // splits)
             for depth in sorted({-(-share // -(-share // most)) for most in (5, 8, 16, _MOST_DEPTH)}):

@@ -10,7 +10,7 @@ from bucketmod.compiler.kernels import emission as emit
 from bucketmod.compiler.kernels.epilogue import ACTIVATIONS, SLOPES
 from bucketmod.compiler.kernels.gemm import Gemm, Plan, plan
 from bucketmod.compiler.kernels.tile_emission import emit_tile_product
-from bucketmod.compiler.kernels.tile_plan import candidates
+from bucketmod.compiler.kernels.tile_plan import candidates, tile_plan
 from bucketmod.compiler.target import host_level, parse_target
 
 tvm = pytest.importorskip("tvm")
@@ -103,7 +103,7 @@ def test_every_transpose_and_remainder(level, trans_a, trans_b, size):
 def test_batches_with_own_and_shared_operands(level, shared, trans):
     check(Gemm(13, 21, 35, *trans, batch=5, batch_a=shared[0], batch_b=shared[1]), level)
     if not any(trans):
-        check(Gemm(33, 1009, 35, batch=2, batch_a=shared[0], batch_b=shared[1]), level)  # K shared by tasks
+        check(Gemm(33, 1009, 35, batch=2, batch_a=shared[0], batch_b=shared[1]), level)  # in several blocks of K
 
 
 @pytest.mark.parametrize("level", LEVELS)
@@ -192,6 +192,13 @@ def test_code_does_not_grow_with_the_shape():
     cpu = parse_target("cpu:x86-64-v4").cpu
     sizes = [len(Gemm(m, k, n, True).tuned(cpu).script()) for m, k, n in [(403, 701, 203), (1999, 7001, 2003)]]
     assert max(sizes) < 1.5 * min(sizes)  # how many kinds of tile there are at the borders does depend on it
+
+
+def test_tile_products_share_k_where_c_is_small():
+    cpu = parse_target("cpu:x86-64-v4-amx").cpu
+    assert tile_plan(Gemm(320, 10000, 200), cpu).splits > 1, "each task would split all of B for few rows"
+    assert tile_plan(Gemm(320, 10000, 200, batch=3), cpu).splits == 1, "the matrices are enough for the threads"
+    check(Gemm(77, 1999, 45, trans_a=True, column_sums=True), "x86-64-v4-amx")
 
 
 @pytest.mark.parametrize("level", LEVELS)

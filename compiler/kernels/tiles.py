@@ -147,30 +147,19 @@ class Panel:
 
 
 def multiply(
-    left: Panel,
-    right: Panel,
-    steps: Expr,
-    beside: Callable[[Expr], None] | None = None,
-    between: Callable[[Expr, int], None] | None = None,
+    left: Panel, right: Panel, steps: Expr, between: Callable[[Expr, int], None] | None = None
 ) -> list[list[int]]:
     """Adds the product of two panels over ``steps`` to the tile registers that are returned, [left tile][right tile].
 
     At most 2 x 2 tiles, or 1 x 4, which the first four registers hold: whoever calls this clears or loads them before.
-    ``beside(step)`` emits what is done for each step besides, while the tiles are busy; ``between(step, number)`` does
-    so ``PRODUCTS`` times a step, evenly between the products: a CPU looks no more than a step ahead.
+    ``between(step, number)`` emits what is done besides, while the tiles are busy, ``PRODUCTS`` times a step and evenly
+    between the products: a CPU looks no more than a step ahead.
     """
     with T.serial(steps) as step:
-        multiply_step(left, right, step, between)
-        if beside is not None:
-            beside(step)
+        for number, _ in enumerate(sixths(left, right, step)):
+            if between is not None:
+                between(step, number)
     return [[2 * row + column for column in range(right.tiles)] for row in range(left.tiles)]
-
-
-def multiply_step(left: Panel, right: Panel, step: Expr, between: Callable[[Expr, int], None] | None = None) -> None:
-    """One step of ``multiply``."""
-    for number, _ in enumerate(sixths(left, right, step)):
-        if between is not None:
-            between(step, number)
 
 
 def sixths(left: Panel, right: Panel, step: Expr) -> Iterator[None]:

@@ -62,13 +62,13 @@ def build_for_cuda(program: Program, mode: str, wrt: Sequence[str], target: Targ
     program = graph_phase(program, mode, wrt)
     device = target.tvm()
     with device, tvm.transform.PassContext(opt_level=3):
-        module, seeded = import_program(program, target)
+        module, added = import_program(program, target)
         module = schedule_gpu(_lower_operators(module), target)
         try:
             executable = relax.build(module, target=device, relax_pipeline=relax.pipeline.default_build_pipeline())
         except Exception as error:  # TVM raises many kinds
             raise _name_culprit(module, target, error) from error
-    built = CudaProgram(executable, program, seeded)
+    built = CudaProgram(executable, program, seeded=bool(added))
     _check_kernels(built, target)
     return built
 

@@ -30,7 +30,7 @@ from bucketmod.compiler.lowering.host import build_module, build_object, is_tune
 from bucketmod.compiler.lowering.layout import Layout, lay_out
 from bucketmod.compiler.passes.schedule_cpu import schedule_cpu
 from bucketmod.compiler.passes.tuple_items import hide_tuple_items, show_tuple_items
-from bucketmod.compiler.program import SEED, Program
+from bucketmod.compiler.program import Program
 from bucketmod.compiler.target import Target, parse_target
 from bucketmod.runtime.artifact import CONSTANTS_FILE, Manifest, TensorSpec
 
@@ -148,10 +148,10 @@ def lower_program(program: Program, mode: str, wrt: Sequence[str], target_name: 
     program = graph_phase(program, mode, wrt)
     logger.debug("%d nodes after the graph phase", len(program.model.graph.node))
     with _settings(target):
-        module, seeded = import_program(program, target)
+        module, added = import_program(program, target)
         module = relax_phase(module)
         functions = schedule_phase(module, target)
-        layout = lay_out(program, read_calls(module), seeded, mode)
+        layout = lay_out(program, read_calls(module), added, mode)
     functions.update(layout.copies)
     return LoweredProgram(program, target, functions, layout)
 
@@ -162,10 +162,8 @@ def describe(program: Program, layout: Layout, mode: str, target: Target, second
     entries = {entry.name: [layout.names[storage] for storage in entry.arguments] for entry in layout.entries}
     tensors = [
         TensorSpec(name=port.name, role=port.role, shape=port.shape, dtype=port.dtype, of=port.of, offset=None)
-        for port in program.inputs
+        for port in (*program.inputs, *layout.added)
     ]
-    if layout.seed is not None:
-        tensors.append(TensorSpec(name=SEED, role="seed", shape=(2,), dtype="int64", of="", offset=None))
     for name, value in layout.constants.items():
         tensors.append(TensorSpec(name=name, role="constant", shape=value.shape, dtype=value.dtype.name, of="",
                                    offset=None))  # fmt: skip

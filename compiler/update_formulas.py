@@ -42,7 +42,8 @@ class Update:
     ``arrays``: in the order of arguments, all of one size; ``scalars``: those that follow, all float. A scalar
     ``clip_gradient`` also gives the formula ``bound``: the same number, or infinity where it is negative.
     ``step(maths, arrays, scalars)``: the new values of the arrays that change, and the terms of ``sums``, which are
-    added up over all elements.
+    added up over all elements. ``by_rows``: whether there is also a kernel that reads only those rows of the gradient
+    that are not zero; ``rests_without``: a scalar that makes it leave the other rows alone altogether where it is 0.
     """
 
     name: str
@@ -50,13 +51,17 @@ class Update:
     scalars: tuple[str, ...]
     step: Step
     sums: tuple[str, ...] = ()
+    by_rows: bool = False
+    rests_without: str = ""
 
 
 UPDATES: dict[str, Update] = {}
 OF_TWO: dict[str, str] = {}  # update by one gradient -> the same update by the sum of two
 
 
-def _update(arrays: str, scalars: str, sums: str = "", keeps_grad: bool = True) -> Callable[[Step], Step]:
+def _update(
+    arrays: str, scalars: str, sums: str = "", keeps_grad: bool = True, by_rows: bool = False, rests_without: str = ""
+) -> Callable[[Step], Step]:
     """Registers the decorated step under its function's name; the words name arrays, scalars and sums.
 
     A step that changes a weight by a gradient, which it keeps as it is, is also registered for two gradients.
@@ -64,7 +69,9 @@ def _update(arrays: str, scalars: str, sums: str = "", keeps_grad: bool = True) 
 
     def add(step: Step) -> Step:
         name = step.__name__
-        update = Update(name, tuple(arrays.split()), tuple(scalars.split()), step, tuple(sums.split()))
+        update = Update(
+            name, tuple(arrays.split()), tuple(scalars.split()), step, tuple(sums.split()), by_rows, rests_without
+        )
         UPDATES[name] = update
         if update.arrays[:2] == ("weight", "grad") and keeps_grad:
             OF_TWO[name] = f"{name}_of_two"
@@ -121,12 +128,12 @@ def _mean(m: Maths, rate: Value, old: Value, new: Value) -> Value:
 # ---- stochastic gradient descent
 
 
-@_update("weight grad", f"lr {_CLIPPED}")
+@_update("weight grad", f"lr {_CLIPPED}", by_rows=True, rests_without="wd")
 def sgd_update(m: Maths, x: Values, s: Values) -> Mapping[str, Value]:
     return {"weight": (m.number(1.0) - s.lr * s.wd) * x.weight - s.lr * _gradient(m, x, s)}
 
 
-@_update("weight grad mom", f"lr momentum {_CLIPPED}")
+@_update("weight grad mom", f"lr momentum {_CLIPPED}", by_rows=True)
 def sgd_mom_update(m: Maths, x: Values, s: Values) -> Mapping[str, Value]:
     mom = m.keep(s.momentum * x.mom - s.lr * s.wd * x.weight - s.lr * _gradient(m, x, s))
     return {"mom": mom, "weight": x.weight + mom}
@@ -186,7 +193,7 @@ def plain_sum_update(m: Maths, x: Values, s: Values) -> Mapping[str, Value]:
 # ---- steps scaled by what gradients were
 
 
-@_update("weight grad mean var", f"lr beta1 beta2 epsilon {_CLIPPED}")
+@_update("weight grad mean var", f"lr beta1 beta2 epsilon {_CLIPPED}", by_rows=True)
 def adam_update(m: Maths, x: Values, s: Values) -> Mapping[str, Value]:
     # The learning rate comes corrected for bias.
     grad = _decayed_gradient(m, x, s)
@@ -214,7 +221,7 @@ def nadam_update(m: Maths, x: Values, s: Values) -> Mapping[str, Value]:
     return {"mean": mean, "var": var, "weight": x.weight - s.lr * direction / (m.sqrt(var * s.var_factor) + s.epsilon)}
 
 
-@_update("weight grad history", f"lr epsilon {_CLIPPED}")
+@_update("weight grad history", f"lr epsilon {_CLIPPED}", by_rows=True, rests_without="wd")
 def adagrad_update(m: Maths, x: Values, s: Values) -> Mapping[str, Value]:
     grad = _gradient(m, x, s)
     history = m.keep(x.history + grad * grad)
@@ -330,7 +337,5 @@ def compress_2bit(m: Maths, x: Values, s: Values) -> Mapping[str, Value]:
     what they cannot stays in ``residual`` for the next time."""
     zero = m.number(0.0)
     waiting = m.keep(x.residual + x.grad)
-    sent = m.keep(
-        m.select(waiting >= s.threshold, s.threshold, m.select(waiting <= -s.threshold, -s.threshold, zero))
-    )
+    sent = m.keep(m.select(waiting >= s.threshold, s.threshold, m.select(waiting <= -s.threshold, -s.threshold, zero)))
     return {"residual": waiting - sent, "total": m.select(s.go_on > zero, x.total + sent, sent)}

@@ -11,6 +11,7 @@ from bucketmod.compiler.pipeline import CompiledProgram, package
 from bucketmod.compiler.target import parse_target
 from bucketmod.compiler.update_formulas import UPDATES
 from bucketmod.runtime.artifact import Manifest, TensorSpec
+from bucketmod.runtime.update import BY_ROWS
 
 _ROLES = {"weight": "parameter", "grad": "gradient", "second_grad": "gradient"}
 
@@ -19,8 +20,8 @@ def compile_updates(target_name: str) -> CompiledProgram:
     """The artifact of mode ``update``, as :mod:`bucketmod.runtime.update` loads it.
 
     Its entries are those of :mod:`bucketmod.compiler.update_formulas`, each with the names of its arrays and sums (role
-    output). The shape of an array is (0,) in the manifest: any length is taken. Raises ValueError for an unknown
-    target, NotImplementedError for CUDA.
+    output), and for those ``by_rows`` a second one, with the table of rows in place of sums. The shape of an array is
+    (0,) in the manifest: any length is taken. Raises ValueError for an unknown target, NotImplementedError for CUDA.
     """
     target = parse_target(target_name)
     if target.cpu is None:
@@ -41,7 +42,11 @@ def compile_updates(target_name: str) -> CompiledProgram:
         compile_seconds=time.perf_counter() - started,
         compiler=versions(),
         model_digest="",
-        tensors=tuple(TensorSpec(name, role, (0,), "float32") for name, role in roles.items()),
-        entries={name: (*update.arrays, *update.sums) for name, update in UPDATES.items()},
+        tensors=(
+            *(TensorSpec(name, role, (0,), "float32") for name, role in roles.items()),
+            TensorSpec("rows", "gradient_rows", (0,), "int32"),
+        ),
+        entries={name: (*update.arrays, *update.sums) for name, update in UPDATES.items()}
+        | {name + BY_ROWS: (*update.arrays, "rows") for name, update in UPDATES.items() if update.by_rows},
     )
     return package(manifest, library, {})

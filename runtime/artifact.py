@@ -22,17 +22,19 @@ import numpy as np
 
 from bucketmod.runtime.cpu import host_flags
 from bucketmod.runtime.errors import ArtifactError, IncompatibleCpuError
+from bucketmod.runtime.gradient_rows import table_size
 from bucketmod.runtime.memory import ALIGNMENT, aligned_copy
 from bucketmod.runtime.tvm_runtime import load_library
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 MANIFEST_FILE = "manifest.json"
 CONSTANTS_FILE = "constants.npz"
 LIBRARY_FILES = ("module.so", "module.o")
 
 MODES = ("train", "infer", "update")
 ROLES = (
-    "data", "label", "parameter", "auxiliary", "state", "seed", "head_gradient", "constant", "gradient", "output"
+    "data", "label", "parameter", "auxiliary", "state", "seed", "head_gradient", "constant", "gradient",
+    "gradient_rows", "output",
 )  # fmt: skip
 # The roles whose memory the kernels write; of these, the ones in the workspace have an offset.
 WRITTEN_ROLES = ("output", "gradient", "auxiliary")
@@ -51,8 +53,9 @@ class TensorSpec:
 
     ``name``: unique in the manifest. ``role``: what it is for, see ``ROLES``.
     ``shape``, ``dtype``: dense, C order.
-    ``of``: the partner: for a gradient the input it belongs to, for a head gradient the output, for an auxiliary
-    output the auxiliary input that it replaces; empty otherwise.
+    ``of``: the partner: for a gradient and its table of rows (see :mod:`bucketmod.runtime.gradient_rows`) the input
+    that they belong to, for a head gradient the output, for an auxiliary output the auxiliary input that it replaces;
+    empty otherwise.
     ``offset``: bytes from the start of the workspace for a tensor that lives there, a multiple of 64; None for a
     buffer that the caller owns.
     """
@@ -222,7 +225,12 @@ class _ManifestReader:
         names = [spec.name for spec in manifest.tensors]
         if len(set(names)) != len(names):
             raise ArtifactError(f"{MANIFEST_FILE}: two tensors have the same name")
+        gradients = {spec.of: spec for spec in manifest.by_role("gradient")}
         for spec in manifest.tensors:
+            if spec.role == "gradient_rows" and manifest.mode != "update":
+                rows = gradients[spec.of].shape[0] if spec.of in gradients and gradients[spec.of].shape else 0
+                if (spec.shape, spec.dtype) != ((table_size(rows),), "int32"):
+                    raise ArtifactError(f"{MANIFEST_FILE}: {spec.name!r} is no table of rows of a gradient")
             if spec.offset is None:
                 continue
             inside = spec.offset + spec.nbytes <= manifest.workspace_bytes

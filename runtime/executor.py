@@ -10,6 +10,7 @@ import numpy as np
 from bucketmod.runtime.artifact import Artifact, TensorSpec
 from bucketmod.runtime.entry import entry_arguments
 from bucketmod.runtime.errors import ArtifactError
+from bucketmod.runtime.gradient_rows import make_table
 from bucketmod.runtime.parameter_store import ParameterStore
 from bucketmod.runtime.workspace import InputBuffers, Workspace
 
@@ -149,6 +150,9 @@ class Executor:
         calls = [entry_arguments([*(arrays[name] for name in entry), memory]) for entry in self._entries]
         self._calls = calls
         self._sums = self._find_sums(arrays)
+        listed = {spec.of for spec in manifest.by_role("gradient_rows")} - self._accumulate
+        for name in self._gradient_specs.keys() & self._parameters - listed:
+            self.store.open_gradient(name)  # this program writes all rows and lists none
         seeds = manifest.by_role("seed")
         self._seed = arrays[seeds[0].name] if seeds else None
         return calls
@@ -167,6 +171,10 @@ class Executor:
             if spec.of in self._accumulate:
                 return self.store.partial_gradient(spec.of, spec.shape, spec.dtype)
             return self.store.gradient(spec.of, spec.shape, spec.dtype)
+        if spec.role == "gradient_rows":
+            rows = self._gradient_specs[spec.of].shape[0]
+            # What adds up is written by others as well, and its parts are no gradients that an update sees.
+            return make_table(rows, False) if spec.of in self._accumulate else self.store.row_table(spec.of, rows)
         return self._inputs.borrow(self, f"{spec.role}:{spec.name}", spec.shape, spec.dtype)
 
     def _find_sums(self, arrays: dict[str, np.ndarray]) -> list[tuple[np.ndarray, np.ndarray]]:

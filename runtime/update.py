@@ -2,7 +2,8 @@
 
 An entry of its manifest lists the arrays of a kernel, and then the sums (role output) that it makes over all elements;
 the function takes them in this order, and after them float32 scalars. Which they are is told by
-:mod:`bucketmod.compiler.update_formulas`.
+:mod:`bucketmod.compiler.update_formulas`. An entry ``..._by_rows`` does what the one without that ending does, with the
+table of the gradient's rows (see :mod:`bucketmod.runtime.gradient_rows`) behind the arrays.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from bucketmod.runtime.memory import aligned_zeros, is_aligned
 from bucketmod.runtime.tvm_runtime import tensor
 
 CHUNK = 8192  # values that a task updates, and of which a part of a sum is made
+BY_ROWS = "_by_rows"
 
 
 class UpdateKernels:
@@ -36,18 +38,23 @@ class UpdateKernels:
 
     @property
     def names(self) -> frozenset[str]:
-        """Kernels that the artifact has."""
-        return frozenset(self._functions)
+        """Updates that the artifact has kernels for."""
+        return frozenset(name for name in self._functions if not name.endswith(BY_ROWS))
 
-    def bind(self, name: str, *arrays: np.ndarray) -> Callable[..., tuple[float, ...]]:
+    def bind(self, name: str, *arrays: np.ndarray, rows: np.ndarray | None = None) -> Callable[..., tuple[float, ...]]:
         """A function of the kernel's scalars alone, as in ``bind("sgd_update", weight, gradient)(lr, wd, ...)``.
 
-        It keeps the arrays alive, and returns the kernel's sums. Raises KeyError for an unknown kernel, ValueError when
-        an array is not as described above.
+        ``rows``: the table of the gradient's rows, for kernels that make use of one. The function keeps the arrays
+        alive, and returns the kernel's sums. Raises KeyError for an unknown kernel, ValueError when an array is not as
+        described above.
         """
-        function, tensors = self._functions[name], [_tensor(array) for array in arrays]
         if len({array.size for array in arrays}) != 1:
             raise ValueError(f"{name}: arrays of different sizes {[array.shape for array in arrays]}")
+        tensors = [_tensor(array) for array in arrays]
+        if rows is not None and name + BY_ROWS in self._functions:
+            name += BY_ROWS
+            tensors.append(tensor(rows))
+        function = self._functions[name]
         if not self._sums[name]:
 
             def update(*scalars: float) -> tuple[float, ...]:

@@ -203,7 +203,7 @@ class ContextExecutor:
         found: dict[str, NDArray | None] = {}
         for name, argument in self._arguments.items():
             if argument.role == "parameter" and name in self.wrt:
-                found[name] = self._array(name, self.memory.store.gradients)
+                found[name] = self.memory.gradient(name, self._places[name])
             elif argument.role != "auxiliary":
                 found[name] = None
                 if name in self.wrt:

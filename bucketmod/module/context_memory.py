@@ -10,6 +10,7 @@ import numpy as np
 
 from bucketmod.context import Context
 from bucketmod.ndarray import NDArray
+from bucketmod.optimizer.gradient_array import GradientArray
 from bucketmod.runtime.memory import aligned_copy
 from bucketmod.runtime.parameter_store import ParameterStore
 from bucketmod.runtime.worker import Stream, make_streams
@@ -23,7 +24,7 @@ class ContextMemory:
 
     context: Context
     stream: Stream | None = None
-    store: ParameterStore = field(default_factory=ParameterStore)
+    store: ParameterStore = field(default_factory=lambda: ParameterStore(private_gradients=True))
     workspace: Workspace = field(default_factory=Workspace)
     inputs: InputBuffers = field(default_factory=InputBuffers)
 
@@ -44,6 +45,13 @@ class ContextMemory:
         ``context``: where a graph that is cut over contexts has it, when that is elsewhere."""
         context = context or self.context
         return NDArray(data, context) if self.stream is None else StreamArray(data, context, self.stream)
+
+    def gradient(self, name: str, context: Context | None = None) -> NDArray:
+        """The gradient of the parameter ``name``, as ``array`` gives it."""
+        if self.stream is None:
+            return GradientArray(self.store, name, context or self.context)
+        self.store.open_gradient(name)
+        return self.array(self.store.gradients[name], context)
 
 
 class Sharer(Protocol):

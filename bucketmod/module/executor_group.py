@@ -363,7 +363,7 @@ class DataParallelExecutorGroup:
         if not self.for_training:
             return None
         return [
-            [memory.array(memory.store.gradients[name]) if self.grad_req[name] != "null" else None
+            [memory.gradient(name) if self.grad_req[name] != "null" else None
              for memory in self._memories]
             for name in self.arg_names if name in set(self.param_names)
         ]  # fmt: skip

@@ -11,6 +11,7 @@ import numpy as np
 from bucketmod.lr_scheduler import LRScheduler
 from bucketmod.ndarray import NDArray
 from bucketmod.ndarray.sparse import RowSparseNDArray
+from bucketmod.optimizer.gradient_array import GradientArray
 from bucketmod.optimizer.gradient_sum import GradientSum
 from bucketmod.optimizer.kernels import REFERENCE, UpdateKernels
 from bucketmod.runtime.memory import aligned_copy
@@ -234,12 +235,16 @@ class Optimizer:
         return self._get_lr(index), self._get_wd(index), self._index_update_count[index]
 
     def _apply(self, name: str, arrays: Sequence[NDArray], *scalars: float) -> tuple[float, ...]:
-        """Runs a kernel in place; returns its sums. The second array may be a ``GradientSum``."""
+        """Runs a kernel in place; returns its sums. The second array may be a ``GradientSum`` or ``GradientArray``."""
         if len(arrays) > 1 and isinstance(arrays[1], GradientSum):
             weight, gradient, *states = arrays
             if several := gradient.joins(name, weight):
                 views = [array.numpy_view() for array in (weight, *gradient.parts, *states)]
                 return self.kernels.run(several, views, *scalars)
+        if len(arrays) > 1 and isinstance(arrays[1], GradientArray) and arrays[1].is_kept_by(name):
+            weight, gradient, *states = arrays
+            views = [weight.numpy_view(), gradient.gradient, *(state.numpy_view() for state in states)]
+            return self.kernels.run(name, views, *scalars, rows=gradient.rows)
         return self.kernels.run(name, [array.numpy_view() for array in arrays], *scalars)
 
     # ---- counting

@@ -44,7 +44,7 @@ class ImportContext:
     """What converters work with.
 
     ``bb``: the Relax builder; ``target``; ``functions``: kernels already added to the module, by kernel instance;
-    ``values``: ONNX name -> Relax expression.
+    ``values``: ONNX name -> Relax expression; ``row_tables``: name of a gradient -> table of its rows.
     """
 
     def __init__(self, target: Target, bb: relax.BlockBuilder):
@@ -56,6 +56,7 @@ class ImportContext:
         self.cast_from: dict[str, str] = {}  # output of a Cast from float32 to an integer -> its input
         self.clipped_from: dict[str, tuple[str, int, int]] = {}  # output of a Clip of such a Cast -> its input, bounds
         self.transposed_from: dict[str, str] = {}  # output of a Transpose of the last two axes -> its input
+        self.row_tables: dict[str, Any] = {}
         self.seed: Any = None  # the input that seeds random streams, made on first use
 
     def emit(self, expr: Any) -> Any:

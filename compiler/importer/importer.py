@@ -19,16 +19,18 @@ from bucketmod.compiler.importer import (
     windows,
 )
 from bucketmod.compiler.importer.context import CONVERTERS, ImportContext, Node
-from bucketmod.compiler.program import SEED, Program
+from bucketmod.compiler.program import SEED, Port, Program
 from bucketmod.compiler.target import Target
+from bucketmod.runtime.gradient_rows import table_size
 
 # Importing them fills CONVERTERS.
 FAMILIES = (attention, elementwise, matmul, neural, recurrent, reduction, shaping, softmax_head, windows)
 
 
-def import_program(program: Program, target: Target) -> tuple[ir.IRModule, bool]:
-    """Returns the Relax module, whose ``main`` takes the program's inputs and returns its outputs, and whether a last
-    parameter ``__seed__`` (int64[2]: seed, step) was added for random operators.
+def import_program(program: Program, target: Target) -> tuple[ir.IRModule, list[Port]]:
+    """Returns the Relax module, whose ``main`` takes the program's inputs and returns its outputs, and what ``main``
+    takes behind those inputs: ``__seed__`` (int64[2]: seed, step) where there are random operators, and the tables of
+    gradients whose rows are listed (see ``runtime.gradient_rows``), which it writes too.
 
     Raises UnsupportedOperatorError, naming the node, for an operator without a converter.
     """
@@ -42,10 +44,16 @@ def import_program(program: Program, target: Target) -> tuple[ir.IRModule, bool]
         variable = relax.Var(f"i{index}", relax.TensorType(port.shape, port.dtype))
         context.values[port.name] = variable
         parameters.append(variable)
-    seeded = any(node.op_type == "Dropout" for node in nodes)
-    if seeded:
+    added = []
+    if any(node.op_type == "Dropout" for node in nodes):
         context.seed = relax.Var(SEED, relax.TensorType((2,), "int64"))
         parameters.append(context.seed)
+        added.append(Port(SEED, "seed", (2,), "int64"))
+    for port in _gradients_by_rows(program, nodes) if target.cpu is not None else ():
+        table = Port(f"{port.name}.rows", "gradient_rows", (table_size(port.shape[0]),), "int32", port.of)
+        context.row_tables[port.name] = relax.Var(f"rows{len(added)}", relax.TensorType(table.shape, table.dtype))
+        parameters.append(context.row_tables[port.name])
+        added.append(table)
     with context.bb.function("main", parameters):
         with context.bb.dataflow():
             for node in nodes:
@@ -53,7 +61,17 @@ def import_program(program: Program, target: Target) -> tuple[ir.IRModule, bool]
             results = relax.Tuple([context.expr(port.name) for port in program.outputs])
             output = context.bb.emit_output(results)
         context.bb.emit_func_output(output)
-    return context.bb.get(), seeded
+    return context.bb.get(), added
+
+
+def _gradients_by_rows(program: Program, nodes: list[Node]) -> list[Port]:
+    """Gradients of parameters that are those of an embedding, and nothing else: written in the caller's memory, where
+    they stay until the next backward pass."""
+    read = {name for node in nodes for name in node.inputs}
+    scattered = {node.outputs[0] for node in nodes if node.op_type == "GatherGrad"} - read
+    parameters = {port.name for port in program.by_role("parameter")}
+    wanted = [port for port in program.outputs if port.name in scattered]
+    return [port for port in wanted if port.role == "gradient" and port.of in parameters]
 
 
 def _refuse_unknown(nodes: list[Node]) -> None:

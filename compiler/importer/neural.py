@@ -186,8 +186,11 @@ def gather_grad(context: ImportContext, node: Node, inputs: list[Any]) -> Any:
         raise node.fail(f"the gradient of a gather along axis {axis} is not built; only axis 0 is")
     ids = _ids(context, node.inputs[1], inputs[1], shape[0])
     count, dim = _size(context.shape(ids)), _size(shape[1:])
-    kernel = EmbeddingGrad(shape[0], dim, count, context.dtype(ids))
+    table = context.row_tables.get(node.outputs[0])
+    kernel = EmbeddingGrad(shape[0], dim, count, context.dtype(ids), by_rows=table is not None)
     args = [context.reshape(ids, (count,)), context.reshape(inputs[2], (count, dim))]
+    if table is not None:
+        args.append(table)
     (result,) = emit_kernel(context, kernel, args)
     return context.reshape(result, shape)
 
@@ -219,5 +222,3 @@ def dropout_grad(context: ImportContext, node: Node, inputs: list[Any]) -> Any:
     kernel = DropoutGrad(count, _ratio(context, node, 2))
     (result,) = emit_kernel(context, kernel, [context.reshape(dy, (count,)), context.reshape(mask, (count,))])
     return context.reshape(result, shape)
-
-

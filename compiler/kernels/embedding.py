@@ -11,6 +11,7 @@ from tvm.tirx.script import builder as T
 from bucketmod.compiler.kernels import emission as emit
 from bucketmod.compiler.kernels import streams
 from bucketmod.compiler.kernels.kernel import Kernel, TensorShape
+from bucketmod.runtime.gradient_rows import ALL_ROWS, COUNT, LIST, TRUSTED, table_size
 
 if TYPE_CHECKING:
     from bucketmod.compiler.target import CpuFeatures
@@ -56,12 +57,17 @@ class Embedding(Kernel):
 
 @dataclass(frozen=True)
 class EmbeddingGrad(Kernel):
-    """dweight[vocab, dim] from ids[count] and dy[count, dim]: rows with the same number are added in their order."""
+    """dweight[vocab, dim] from ids[count] and dy[count, dim]: rows with the same number are added in their order.
+
+    ``by_rows``: a third input is the table of :mod:`bucketmod.runtime.gradient_rows` for dweight, which still holds the
+    gradient of another batch; the table is brought up to date.
+    """
 
     vocab: int
     dim: int
     count: int
     index_dtype: str = "float32"
+    by_rows: bool = False
 
     @property
     def name(self) -> str:
@@ -72,7 +78,8 @@ class EmbeddingGrad(Kernel):
         return [((self.vocab, self.dim), "float32")]
 
     def portable(self) -> Any:
-        """Every row looks at all numbers: slow, but a plain reduction, which any target can schedule."""
+        """Every row looks at all numbers: slow, but a plain reduction, which any target can schedule. It leaves a table
+        as it is: one that says that all rows may hold anything stays true."""
         ids = te.placeholder((self.count,), self.index_dtype, name="ids")
         dy = te.placeholder((self.count, self.dim), name="dy")
         i = te.reduce_axis((0, self.count), name="i")
@@ -81,7 +88,8 @@ class EmbeddingGrad(Kernel):
             mine = _row(ids[i], self.vocab, self.index_dtype) == v
             return te.sum(tirx.Select(mine, dy[i, j], tirx.const(0.0, "float32")), axis=i)
 
-        return te.create_prim_func([ids, dy, te.compute((self.vocab, self.dim), total, name="dweight")])
+        table = [te.placeholder((table_size(self.vocab),), "int32", name="table")] if self.by_rows else []
+        return te.create_prim_func([ids, dy, *table, te.compute((self.vocab, self.dim), total, name="dweight")])
 
     def tuned(self, cpu: CpuFeatures) -> Any:
         """Each task owns a block of columns, so that no two threads add to one place and the order stays."""
@@ -91,9 +99,14 @@ class EmbeddingGrad(Kernel):
         zeros = self.vocab * self.dim * streams.NS_PER_FLOAT
         cost = 3 * self.count * self.dim * streams.NS_PER_FLOAT
 
-        def body(ids: Expr, dy: Expr, dweight: Expr) -> None:
-            with streams.tasks(self.vocab, zeros) as row:
-                self._clear(dweight, row, cpu.lanes)
+        def body(ids: Expr, dy: Expr, *rest_of_arguments: Expr) -> None:
+            *tables, dweight = rest_of_arguments
+            if tables:
+                self._clear_listed(tables[0], dweight, zeros, cpu.lanes)
+                self._list_rows(tables[0], ids)
+            else:
+                with streams.tasks(self.vocab, zeros) as row:
+                    self._clear(dweight, row, cpu.lanes)
             with streams.tasks(whole + (rest > 0), cost) as task:
                 if whole:
                     with T.If(task < whole), T.Then():
@@ -105,9 +118,34 @@ class EmbeddingGrad(Kernel):
         arguments = [
             ("ids", ((self.count,), self.index_dtype)),
             ("dy", ((self.count, self.dim), "float32")),
+            *([("table", ((table_size(self.vocab),), "int32"))] if self.by_rows else []),
             ("dweight", ((self.vocab, self.dim), "float32")),
         ]
         return emit.build_function(self.name, arguments, body)
+
+    def _clear_listed(self, table: Expr, dweight: Expr, zeros: float, lanes: int) -> None:
+        """The rows that are listed, or all."""
+        with T.If(table[COUNT] < 0):
+            with T.Then(), streams.tasks(self.vocab, zeros) as row:
+                self._clear(dweight, row, lanes)
+                T.buffer_store(table, 0, [LIST + self.vocab + row])
+            with T.Else(), T.parallel(table[COUNT]) as place:
+                row = T.bind(table[LIST + place])
+                self._clear(dweight, row, lanes)
+                T.buffer_store(table, 0, [LIST + self.vocab + row])
+
+    def _list_rows(self, table: Expr, ids: Expr) -> None:
+        with T.If(table[TRUSTED] == 0):
+            with T.Then():
+                T.buffer_store(table, ALL_ROWS, [COUNT])
+            with T.Else():
+                T.buffer_store(table, 0, [COUNT])
+                with T.serial(self.count) as i:
+                    row = T.bind(_row(ids[i], self.vocab, self.index_dtype))
+                    with T.If(table[LIST + self.vocab + row] == 0), T.Then():
+                        T.buffer_store(table, 1, [LIST + self.vocab + row])
+                        T.buffer_store(table, row, [LIST + table[COUNT]])
+                        T.buffer_store(table, table[COUNT] + 1, [COUNT])
 
     def _clear(self, dweight: Expr, row: Expr, lanes: int) -> None:
         def clear(_slot: int, first: Expr, width: int) -> None:

@@ -6,6 +6,7 @@ Outputs stay in the workspace, gradients go straight into the caller's buffers. 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -13,16 +14,17 @@ from tvm import ir, tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as build
 
+from bucketmod.compiler.errors import CompileError
 from bucketmod.compiler.lowering.calls import CallList, KernelCall, Storage, View
 from bucketmod.compiler.lowering.host import EntryPoint
 from bucketmod.compiler.lowering.plan import lifetimes, plan_offsets, share_in_place
-from bucketmod.compiler.program import SEED, Port, Program
+from bucketmod.compiler.program import Port, Program
 
 
 @dataclass
 class Layout:
     """``names``: manifest name of each argument; ``output_offsets``: bytes in the workspace; ``constants``: by
-    name; ``copies``: kernels added for values that had to move."""
+    name; ``added``: inputs behind those of the program; ``copies``: kernels added for values that had to move."""
 
     entries: list[EntryPoint]
     offsets: dict[Storage, int]
@@ -30,17 +32,16 @@ class Layout:
     names: dict[Storage, str]
     output_offsets: dict[str, int]
     constants: dict[str, np.ndarray]
-    seed: Storage | None
+    added: Sequence[Port]
     copies: dict[ir.GlobalVar, tirx.PrimFunc] = field(default_factory=dict)
 
 
 class _Builder:
-    def __init__(self, program: Program, calls: CallList, seeded: bool):
+    def __init__(self, program: Program, calls: CallList, added: Sequence[Port]):
         self.program, self.calls = program, calls
-        self.names = {storage: port.name for storage, port in zip(calls.inputs, program.inputs, strict=False)}
-        self.seed = calls.inputs[-1] if seeded else None
-        if self.seed is not None:
-            self.names[self.seed] = SEED
+        ports = [*program.inputs, *added]
+        self.names = {storage: port.name for storage, port in zip(calls.inputs, ports, strict=True)}
+        self.by_rows = {port.of for port in added if port.role == "gradient_rows"}
         self.copies: dict[ir.GlobalVar, tirx.PrimFunc] = {}
         self.tail: list[KernelCall] = []  # copies that run after everything else
         self.outputs: dict[str, View] = {}
@@ -71,6 +72,8 @@ class _Builder:
             owned.add(view.storage)
             self.names[view.storage] = port.name
             return
+        if port.of in self.by_rows and port.role == "gradient":
+            raise CompileError(f"internal: gradient {port.name!r} keeps its rows, but would be written elsewhere first")
         if port.role == "gradient":
             storage = Storage("gradient", port.name, port.shape, port.dtype)
             self.names[storage] = port.name
@@ -119,9 +122,9 @@ def make_entry(name: str, calls: list[KernelCall]) -> EntryPoint:
     return EntryPoint(name, list(arguments), calls)
 
 
-def lay_out(program: Program, calls: CallList, seeded: bool, mode: str) -> Layout:
-    """Plans memory and entry points of a lowered program."""
-    builder = _Builder(program, calls, seeded)
+def lay_out(program: Program, calls: CallList, added: Sequence[Port], mode: str) -> Layout:
+    """Plans memory and entry points of a lowered program. ``added``: what it takes behind the program's inputs."""
+    builder = _Builder(program, calls, added)
     builder.place_results()
     everything = [*calls.calls, *builder.tail]
     if mode == "infer":
@@ -144,4 +147,4 @@ def lay_out(program: Program, calls: CallList, seeded: bool, mode: str) -> Layou
                 builder.names[storage] = storage.name
                 constants[storage.name] = storage.value
     output_offsets = {name: offsets[view.storage] + view.offset for name, view in builder.outputs.items()}
-    return Layout(entries, offsets, total, builder.names, output_offsets, constants, builder.seed, builder.copies)
+    return Layout(entries, offsets, total, builder.names, output_offsets, constants, added, builder.copies)

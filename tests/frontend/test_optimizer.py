@@ -28,7 +28,7 @@ class Recording:
         self.bound: list[str] = []
         self.calls: list[tuple[Any, ...]] = []
 
-    def bind(self, name: str, *arrays: np.ndarray) -> Any:
+    def bind(self, name: str, *arrays: np.ndarray, rows: np.ndarray | None = None) -> Any:
         if arrays[0].dtype != np.float32:
             raise ValueError("float32 only")
         self.bound.append(name)

@@ -254,7 +254,7 @@ def test_arrays_that_come_again_are_bound_once():
     bound = []
 
     class Counting:
-        def bind(self, name, *arrays):
+        def bind(self, name, *arrays, rows=None):
             bound.append(name)
             return lambda *scalars: scalars
 

@@ -55,6 +55,21 @@ def test_hostile_fields_are_refused(document, field, value):
         Manifest.from_json(json.dumps(document))
 
 
+@pytest.mark.parametrize(
+    "change", [{"shape": [43]}, {"shape": []}, {"of": "nobody"}, {"dtype": "float32"}]
+)
+def test_a_table_of_rows_must_fit_its_gradient(document, change):
+    table = {"name": "table", "role": "gradient_rows", "shape": [42], "dtype": "int32", "of": "w", "offset": None}
+    for tensor in document["tensors"]:
+        if tensor["name"] == "w_gradient":
+            tensor["shape"] = [20, 1]
+    document["tensors"].append(table)
+    assert Manifest.from_json(json.dumps(document)).tensor("table").shape == (42,)
+    document["tensors"][-1] = {**table, **change}
+    with pytest.raises(ArtifactError):
+        Manifest.from_json(json.dumps(document))
+
+
 def hostile_tensors():
     yield from [("name", 3), ("role", "secret"), ("dtype", "object"), ("dtype", "O"), ("dtype", "float31")]
     yield from [("shape", None), ("shape", [-1]), ("shape", [2.0]), ("shape", [True]), ("shape", [1] * 33)]

@@ -9,6 +9,7 @@ import sys
 import numpy as np
 import pytest
 
+from bucketmod.runtime.gradient_rows import ALL_ROWS, COUNT, TRUSTED
 from bucketmod.runtime.memory import aligned_copy, aligned_empty, aligned_zeros, is_aligned
 from bucketmod.runtime.optimizer_state import OptimizerState
 from bucketmod.runtime.parameter_store import ParameterStore
@@ -108,3 +109,16 @@ assert "TVM_USE_RUNTIME_LIB" not in os.environ and os.environ["TVM_NUM_THREADS"]
 """
     environment = {k: v for k, v in os.environ.items() if k not in ("TVM_NUM_THREADS", "OMP_NUM_THREADS")}
     subprocess.run([sys.executable, "-c", script, str(available_cores())], check=True, env=environment)
+
+
+def test_tables_of_rows_are_trusted_only_where_gradients_are_private():
+    assert ParameterStore().row_table("w", 5)[TRUSTED] == 0
+    store = ParameterStore(private_gradients=True)
+    store.open_gradient("later")
+    table = store.row_table("w", 5)
+    assert table is store.row_table("w", 5)
+    assert (table[TRUSTED], table[COUNT], table.shape) == (1, ALL_ROWS, (12,))
+    assert store.row_table("later", 5)[TRUSTED] == 0
+    table[COUNT] = 3
+    store.open_gradient("w")
+    assert (table[TRUSTED], table[COUNT]) == (0, ALL_ROWS)

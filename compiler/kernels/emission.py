@@ -157,6 +157,15 @@ def multiply(
                     sums[row, column].value = sums[row, column].value + values[row] * loaded
 
 
+def when(conditions: list[Expr], body: Callable[[], None]) -> None:
+    """Emits ``body`` under all ``conditions``."""
+    if not conditions:
+        body()
+        return
+    with T.If(conditions[0]), T.Then():
+        when(conditions[1:], body)
+
+
 def transpose(rows: Sequence[Expr]) -> list[Expr]:
     """Transposes a square of ``lanes`` vectors of ``lanes`` values in registers.
 

@@ -199,6 +199,7 @@ class _Emitter:
         sums = {at: emit.Register(lanes) for at in itertools.product(range(rows), range(len(vectors)))}
         self.initialise(sums, row, column, vectors)
         self.fetch_next(local_panel, row, rows)
+        self.fetch_beside(row, rows, column, columns)
 
         def factor(i: int, k: Expr) -> Expr:
             return self.a_element(local_tile, row, rows, i, k)
@@ -229,6 +230,17 @@ class _Emitter:
                 with T.Then():
                     for next_row in range(rows, 2 * rows):
                         emit.prefetch(self.a, *self.a_lead, row + next_row, self.first_k + k)
+
+    def fetch_beside(self, row: Expr, rows: int, column: Expr, columns: int) -> None:
+        """Brings in what is touched when the product of this tile is done: rows of it lie pages apart, and no CPU
+        guesses them. C is in the caches already where it is added up over blocks of K."""
+        names = ["saved"] * bool(self.gemm.slope_of) + ["C"] * (self.k_blocks == 1)
+
+        def fetch() -> None:
+            for name, i, offset in itertools.product(names, range(rows), range(0, columns, emit.LINE)):
+                emit.prefetch(self.buffers[name], *self.c_lead, row + i, column + offset, first=True)
+
+        emit.when([self.k_block == self.k_blocks - 1] if self.k_blocks > 1 else [], fetch)
 
     def a_element(self, local_tile: Expr, row: Expr, rows: int, i: int, k: Expr) -> Expr:
         if self.plan.pack_a:

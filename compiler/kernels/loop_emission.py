@@ -134,7 +134,7 @@ class LoopEmitter(ABC):
 
         for w, r in itertools.product(widths, heights):
             conditions = [place.width == w] * (len(widths) > 1) + [place.rows == r] * (len(heights) > 1)
-            when(conditions, functools.partial(product, w, r))
+            emit.when(conditions, functools.partial(product, w, r))
         with T.serial(place.width) as v:
             self.equations_of_rows(place, T.bind(place.unit + v), lambda row: [
                 emit.load(buffer, (v * t.rows + row) * self.lanes, lanes=self.lanes) for buffer in buffers
@@ -206,16 +206,7 @@ class LoopEmitter(ABC):
                     at = ((tile.number * depth + k) * each + i) * emit.LINE
                     emit.prefetch(packed, tile.unit + t.width, 0, at)
 
-            when([tile.number < needed] if needed < t.tiles else [], fetch)
-
-
-def when(conditions: list[Expr], body: Callable[[], None]) -> None:
-    """Emits ``body`` under all ``conditions``."""
-    if not conditions:
-        body()
-        return
-    with T.If(conditions[0]), T.Then():
-        when(conditions[1:], body)
+            emit.when([tile.number < needed] if needed < t.tiles else [], fetch)
 
 
 def vector_maths() -> Maths:

@@ -20,7 +20,7 @@ from bucketmod.compiler.kernels import emission as emit
 from bucketmod.compiler.kernels import tiles
 from bucketmod.compiler.kernels.backward_loop import BackwardEmitter
 from bucketmod.compiler.kernels.forward_loop import ForwardEmitter
-from bucketmod.compiler.kernels.loop_emission import LoopEmitter, Tile, when
+from bucketmod.compiler.kernels.loop_emission import LoopEmitter, Tile
 from bucketmod.compiler.kernels.tiles import PARTS, SIDE, STEP, TILE
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ class TiledLoop(LoopEmitter):
                         next(pieces)
 
         for width in (t.width, t.width - 1)[: 1 + bool(t.narrow)]:
-            when([registers == width * self.sums], functools.partial(products, width * self.sums))
+            emit.when([registers == width * self.sums], functools.partial(products, width * self.sums))
 
     def split_left(self, number: Expr, step: Expr, begin: Expr, end: Expr) -> None:
         """Splits rows ``begin`` to ``end`` of a tile for one step of k."""

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tvm import relax
 
 from bucketmod.compiler.kernels.kernel import FLOPS, IN_PLACE, Kernel, TensorShape
+
+if TYPE_CHECKING:
+    from bucketmod.compiler.target import CpuFeatures
+
+# What a worker remembers of earlier programs: inference has most forward kernels of training, twenty at most.
+_KEPT = 64
 
 
 def emit_kernel(context: Any, kernel: Kernel, args: Sequence[Any]) -> list[Any]:
@@ -32,19 +39,25 @@ def emit_kernel(context: Any, kernel: Kernel, args: Sequence[Any]) -> list[Any]:
 
 def _add_function(context: Any, kernel: Kernel) -> tuple[Any, list[tuple[int, ...]], list[TensorShape]]:
     """Returns the global variable, the shapes of the inputs, and shape and dtype of everything the function writes."""
-    cpu = context.target.cpu
+    function, outputs = _function(kernel, context.target.cpu)
+    inputs = [tuple(int(d) for d in buffer.shape) for buffer in function.params[: -len(outputs)]]
+    return context.bb.add_func(function, kernel.name), inputs, outputs
+
+
+@functools.lru_cache(maxsize=_KEPT)
+def _function(kernel: Kernel, cpu: CpuFeatures | None) -> tuple[Any, list[TensorShape]]:
+    """The function that ``emit_kernel`` takes, and shape and dtype of everything it writes."""
     function = kernel.tuned(cpu) if cpu is not None else None
     outputs = list(kernel.outputs)
-    if function is None:
+    if cpu is None or function is None:
         function = kernel.portable()
     else:
         outputs += kernel.scratch(cpu)
         if kernel.in_place:
             function = function.with_attr(IN_PLACE, kernel.in_place)
-    inputs = [tuple(int(d) for d in buffer.shape) for buffer in function.params[: -len(outputs)]]
     if kernel.flops:
         function = function.with_attr(FLOPS, str(kernel.flops))  # text, for there may be more than 32 bits of them
-    return context.bb.add_func(function.without_attr("global_symbol"), kernel.name), inputs, outputs
+    return function.without_attr("global_symbol"), outputs
 
 
 def _shaped(context: Any, arg: Any, shape: tuple[int, ...]) -> Any:

@@ -1,8 +1,8 @@
-"""Turns the compiled object into what a process can load.
+"""Turns compiled objects into what a process can load.
 
 A system linker makes a shared library, which any process loads with ``dlopen``. Machines without one are common (slim
-containers), and asking for a compiler there would defeat the purpose: the object is then kept as it is, and the
-runtime loads it through the in-memory linker that ``apache-tvm-ffi-orcjit`` brings.
+containers), and asking for a compiler there would defeat the purpose: one object is then kept as it is, and the runtime
+loads it through the in-memory linker that ``apache-tvm-ffi-orcjit`` brings.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 _LINKERS = ("ld", "ld.lld", "ld.gold", "ld.bfd")
@@ -20,19 +21,17 @@ def find_linker() -> str | None:
     return next((path for path in map(shutil.which, _LINKERS) if path), None)
 
 
-def link(object_bytes: bytes) -> tuple[str, bytes]:
-    """Returns the file name (``module.so`` or ``module.o``) and the bytes to store under it.
-
-    A linker that fails is as good as none: the object serves.
-    """
+def link(objects: Sequence[bytes]) -> bytes | None:
+    """The shared library of some relocatable objects, None where there is no linker or it fails."""
     linker = find_linker()
     if linker is None:
-        return "module.o", object_bytes
+        return None
     with tempfile.TemporaryDirectory(prefix="bucketmod-link-") as folder:
-        source, library = Path(folder, "module.o"), Path(folder, "module.so")
-        source.write_bytes(object_bytes)
-        command = [linker, "-shared", "--build-id=none", "-z", "noexecstack", "-o", str(library), str(source)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode or not library.exists():
-            return "module.o", object_bytes
-        return "module.so", library.read_bytes()
+        library = Path(folder, "module.so")
+        sources = [Path(folder, f"{number}.o") for number in range(len(objects))]
+        for source, data in zip(sources, objects, strict=True):
+            source.write_bytes(data)
+        # Kernels are looked up in the library itself first: another one may have some of the same name.
+        options = ["-shared", "-Bsymbolic-functions", "--build-id=none", "-z", "noexecstack"]
+        done = subprocess.run([linker, *options, "-o", library, *sources], capture_output=True, check=False)
+        return library.read_bytes() if done.returncode == 0 and library.exists() else None

@@ -24,10 +24,11 @@ from bucketmod.compiler.graph.epilogues import fuse_epilogues
 from bucketmod.compiler.graph.recurrences import find_recurrences, normalize_recurrences
 from bucketmod.compiler.graph.softmax_head import fuse_softmax_heads
 from bucketmod.compiler.importer.importer import import_program
-from bucketmod.compiler.linker import link
+from bucketmod.compiler.linker import find_linker, link
 from bucketmod.compiler.lowering.calls import read_calls
 from bucketmod.compiler.lowering.host import build_module, build_object, is_tuned
 from bucketmod.compiler.lowering.layout import Layout, lay_out
+from bucketmod.compiler.lowering.objects import build_objects
 from bucketmod.compiler.passes.schedule_cpu import schedule_cpu
 from bucketmod.compiler.passes.tuple_items import hide_tuple_items, show_tuple_items
 from bucketmod.compiler.program import Program
@@ -110,11 +111,21 @@ def compile_program(program: Program, mode: str, wrt: Sequence[str], target_name
     started = time.perf_counter()
     lowered = lower_program(program, mode, wrt, target_name)
     with lowered.context():
-        layout = lowered.layout
-        module = build_module(lowered.functions, layout.entries, layout.offsets, layout.workspace_bytes)
-        library = build_object(module, lowered.target.tvm())
-    manifest = describe(lowered.program, layout, mode, lowered.target, time.perf_counter() - started)
-    return package(manifest, library, layout.constants)
+        name, library = _build_library(lowered)
+    manifest = describe(lowered.program, lowered.layout, mode, lowered.target, time.perf_counter() - started)
+    return package(manifest, name, library, lowered.layout.constants)
+
+
+def _build_library(lowered: LoweredProgram) -> tuple[str, bytes]:
+    """Name and contents of the library file."""
+    layout, target = lowered.layout, lowered.target
+    if find_linker() is not None:
+        library = link(build_objects(lowered.functions, layout, target))
+        if library is not None:
+            return "module.so", library
+    # One object is what can be loaded without having been linked. A linker that fails is as good as none.
+    module = build_module(lowered.functions, layout.entries, layout.offsets, layout.workspace_bytes)
+    return "module.o", build_object(module, target.tvm())
 
 
 @dataclass
@@ -187,10 +198,9 @@ def describe(program: Program, layout: Layout, mode: str, target: Target, second
     )
 
 
-def package(manifest: Manifest, library: bytes, constants: dict[str, np.ndarray]) -> CompiledProgram:
-    """Links the library and names the files in the manifest."""
-    name, data = link(library)
-    files = {name: data}
+def package(manifest: Manifest, name: str, library: bytes, constants: dict[str, np.ndarray]) -> CompiledProgram:
+    """Names the files in the manifest: the library and the constants."""
+    files = {name: library}
     digest = ""
     if constants:
         buffer = io.BytesIO()
@@ -199,6 +209,6 @@ def package(manifest: Manifest, library: bytes, constants: dict[str, np.ndarray]
         files[CONSTANTS_FILE] = buffer.getvalue()
         digest = hashlib.sha256(files[CONSTANTS_FILE]).hexdigest()
     manifest = dataclasses.replace(
-        manifest, library=name, library_sha256=hashlib.sha256(data).hexdigest(), constants_sha256=digest
+        manifest, library=name, library_sha256=hashlib.sha256(library).hexdigest(), constants_sha256=digest
     )
     return CompiledProgram(manifest, files)

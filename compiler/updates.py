@@ -6,6 +6,7 @@ import time
 
 from bucketmod.compiler import versions
 from bucketmod.compiler.kernels.update import update_module
+from bucketmod.compiler.linker import link
 from bucketmod.compiler.lowering.host import build_object, flatten
 from bucketmod.compiler.pipeline import CompiledProgram, package
 from bucketmod.compiler.target import parse_target
@@ -49,4 +50,6 @@ def compile_updates(target_name: str) -> CompiledProgram:
         entries={name: (*update.arrays, *update.sums) for name, update in UPDATES.items()}
         | {name + BY_ROWS: (*update.arrays, "rows") for name, update in UPDATES.items() if update.by_rows},
     )
-    return package(manifest, library, {})
+    linked = link([library])
+    name, library = ("module.o", library) if linked is None else ("module.so", linked)
+    return package(manifest, name, library, {})

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -53,7 +54,6 @@ _FINISH = [
     tirx.transform.UnrollLoop(),
     s_tir.RewriteUnsafeSelect(),
     tirx.transform.VerifyMemory(),
-    tirx.transform.AnnotateEntryFunc(),
     tirx.transform.SplitHostDevice(),
     tirx.transform.MakePackedAPI(),
 ]
@@ -119,6 +119,7 @@ def _pointer(dtype: str) -> Any:
     return ir.PointerType(ir.PrimType(dtype), "global")
 
 
+_DIRECT_CALLS = 2  # TVM's number for the calling convention of functions that take plain pointers
 _VALUE = 15  # TVM's number for the field of one of its own arguments that holds the value
 
 
@@ -148,14 +149,20 @@ def private_function(function: tirx.PrimFunc) -> tirx.PrimFunc:
     return tirx.PrimFunc(pointers, tirx.SeqStmt(body), ret_type=ir.PrimType("int32"), attrs=attrs)
 
 
+def external_function(function: tirx.PrimFunc, symbol: str) -> tirx.PrimFunc:
+    """The same, for calls from another object: ``symbol`` is its name there."""
+    # Any convention but the default keeps TVM from giving the function a signature for tensors.
+    return private_function(function).with_attr({"global_symbol": symbol, "calling_conv": _DIRECT_CALLS})
+
+
 def entry_function(
     entry: EntryPoint,
-    private: dict[str, ir.GlobalVar],
+    kernels: dict[str, ir.GlobalVar | str],
     offsets: dict[Storage, int],
     workspace_bytes: int,
 ) -> tirx.PrimFunc:
     """The exported function of an entry point: it checks the signature of its arguments (``runtime.entry``), then
-    calls the kernels."""
+    calls the kernels: functions of the same module, or by the symbols that other objects give them."""
     signature = tirx.Var("signature", ir.PrimType("int64"))
     # One argument for all addresses: TVM checks every argument by itself, in more code than the calls take.
     addresses = tirx.Var("addresses", _pointer("uint8"))
@@ -177,13 +184,7 @@ def entry_function(
         return tirx.address_of(flat[storage][view.offset // np.dtype(storage.dtype).itemsize])
 
     calls = [
-        tirx.Evaluate(
-            ir.Call(
-                private[call.function.name_hint],
-                [address(view) for view in (*call.reads, *call.writes)],
-                ret_ty=ir.PrimType("int32"),
-            )
-        )
+        tirx.Evaluate(_call(kernels[call.function.name_hint], [address(view) for view in (*call.reads, *call.writes)]))
         for call in entry.calls
     ]
     expected = entry_signature([*(storage.nbytes for storage in entry.arguments), workspace_bytes])
@@ -200,19 +201,30 @@ def entry_function(
     return tirx.PrimFunc([signature, addresses, workspace_pointer], tirx.SeqStmt(body), attrs=attrs)
 
 
+def _call(kernel: ir.GlobalVar | str, arguments: list[Any]) -> Any:
+    if isinstance(kernel, str):
+        kernel, arguments = ir.Op.get("tirx.call_extern"), [ir.StringImm(kernel), *arguments]
+    return ir.Call(kernel, arguments, ret_ty=ir.PrimType("int32"))
+
+
 def build_module(
     functions: dict[ir.GlobalVar, tirx.PrimFunc],
     entries: Sequence[EntryPoint],
     offsets: dict[Storage, int],
     workspace_bytes: int,
+    elsewhere: Mapping[str, str] = MappingProxyType({}),
 ) -> ir.IRModule:
-    """One module with the private kernels that the entries call, and the entries."""
-    used = {call.function.name_hint for entry in entries for call in entry.calls}
+    """One module with the private kernels that the entries call, and the entries.
+
+    ``elsewhere``: symbols of the kernels that other objects have (``external_function``).
+    """
+    used = {call.function.name_hint for entry in entries for call in entry.calls}.difference(elsewhere)
     flat = flatten({var: function for var, function in functions.items() if var.name_hint in used})
     private = {var.name_hint: ir.GlobalVar(var.name_hint) for var, _ in flat.functions_items()}
     module: dict[ir.GlobalVar, Any] = {
         private[var.name_hint]: private_function(function) for var, function in flat.functions_items()
     }
     for entry in entries:
-        module[ir.GlobalVar(entry.name)] = entry_function(entry, private, offsets, workspace_bytes)
+        kernels = {**private, **elsewhere}
+        module[ir.GlobalVar(entry.name)] = entry_function(entry, kernels, offsets, workspace_bytes)
     return tvm.IRModule(module)

@@ -9,7 +9,7 @@ from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as T
 
-from bucketmod.compiler.kernels.kernel import TUNED, TensorShape
+from bucketmod.compiler.kernels.kernel import TUNED, WRITTEN, TensorShape
 
 Expr = Any  # a tirx expression or a Python int; TVM carries no type annotations
 LINE = 16  # float32 values in a cache line
@@ -20,7 +20,7 @@ def build_function(name: str, arguments: Sequence[tuple[str, TensorShape]], body
     """The tuned PrimFunc whose statements ``body(*buffers)`` emits."""
     with IRBuilder() as ib, T.prim_func(s_tir=True):
         T.func_name(name)
-        T.func_attr({"tirx.noalias": True, TUNED: True})
+        T.func_attr({"tirx.noalias": True, TUNED: True, WRITTEN: True})
         buffers = [T.arg(label, T.buffer(shape, dtype, layout=None)) for label, (shape, dtype) in arguments]
         body(*buffers)
     return ib.get()

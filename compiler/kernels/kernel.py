@@ -10,6 +10,10 @@ if TYPE_CHECKING:
 
 TUNED = "bucketmod.tuned"  # PrimFunc attribute: loops are final, no schedule may touch it
 
+# PrimFunc attribute: a kernel family wrote the body. Its indices are int32, and no loop of it has parts with conditions
+# of their own: what TVM has to find out about other functions is known.
+WRITTEN = "bucketmod.written"
+
 FLOPS = "bucketmod.flops"  # PrimFunc attribute: what ``Kernel.flops`` says, for profiles
 
 # PrimFunc attribute {output index: input index}: the output may be written over the input, in one place. The memory

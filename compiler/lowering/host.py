@@ -21,7 +21,7 @@ from tvm.s_tir import transform as s_tir
 from tvm.s_tir.pipeline import finalize_device_passes, finalize_host_passes
 from tvm.tirx.compilation_pipeline import register_tir_pipeline
 
-from bucketmod.compiler.kernels.kernel import IN_PLACE, TUNED
+from bucketmod.compiler.kernels.kernel import IN_PLACE, TUNED, WRITTEN
 from bucketmod.compiler.lowering.calls import KernelCall, Storage, View
 from bucketmod.compiler.target import Target
 from bucketmod.runtime.entry import entry_signature
@@ -39,14 +39,10 @@ _LOWER_BLOCKS = [
     s_tir.AnnotateIrregularLoop(),
     s_tir.LowerOpaqueBlock(),
 ]
-_FLATTEN = [
-    tirx.transform.FlattenBuffer(),
-    s_tir.StmtSimplify(),
-    tirx.transform.NarrowDataType(32),
-    s_tir.LoopPartition(),
-    tirx.transform.VectorizeLoop(True),
-    tirx.transform.StorageRewrite(),
-]
+_FLATTEN = [tirx.transform.FlattenBuffer(), s_tir.StmtSimplify()]
+# For functions that no kernel family wrote; those would come out as they went in.
+_NARROW = [tirx.transform.NarrowDataType(32), s_tir.LoopPartition()]
+_PLACE = [tirx.transform.VectorizeLoop(True), tirx.transform.StorageRewrite()]
 # What is left to do once scratch buffers are in their place: TVM's default list would lower everything a second time
 # (which takes longer than LLVM), simplify and share expressions (which LLVM does as well), and lift scratch buffers out
 # of the scope that names their device.
@@ -54,7 +50,6 @@ _FINISH = [
     tirx.transform.UnrollLoop(),
     s_tir.RewriteUnsafeSelect(),
     tirx.transform.VerifyMemory(),
-    tirx.transform.SplitHostDevice(),
     tirx.transform.MakePackedAPI(),
 ]
 PIPELINE = "bucketmod"
@@ -83,15 +78,25 @@ class EntryPoint:
 
 def flatten(functions: dict[ir.GlobalVar, tirx.PrimFunc]) -> ir.IRModule:
     """Lowers functions to loops over flat buffers; tuned ones are loops already."""
-    blocks = tvm.IRModule({var: function for var, function in functions.items() if not is_tuned(function)})
-    module = tvm.transform.Sequential(_LOWER_BLOCKS)(blocks)
-    module.update(tvm.IRModule({var: function for var, function in functions.items() if is_tuned(function)}))
-    return tvm.transform.Sequential(_FLATTEN)(module)
+    written, loops, blocks = {}, {}, {}
+    for var, function in functions.items():
+        kind = written if is_written(function) else loops if is_tuned(function) else blocks
+        kind[var] = function
+    module = tvm.transform.Sequential(_LOWER_BLOCKS)(tvm.IRModule(blocks))
+    module.update(tvm.IRModule(loops))
+    module = tvm.transform.Sequential([*_FLATTEN, *_NARROW])(module)
+    module.update(tvm.transform.Sequential(_FLATTEN)(tvm.IRModule(written)))
+    return tvm.transform.Sequential(_PLACE)(module)
 
 
 def is_tuned(function: tirx.PrimFunc) -> bool:
     """Whether the function's loops are final."""
     return function.attrs is not None and TUNED in function.attrs
+
+
+def is_written(function: tirx.PrimFunc) -> bool:
+    """Whether a kernel family wrote the function."""
+    return function.attrs is not None and WRITTEN in function.attrs
 
 
 def build_object(module: ir.IRModule, target: tvm.target.Target) -> bytes:

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 import tvm
-from tvm import tirx
+from tvm import ir, tirx
 
 from bucketmod.compiler.kernels.kernel import Kernel
-from bucketmod.compiler.lowering.host import load_functions
+from bucketmod.compiler.lowering.host import _FLATTEN, _NARROW, is_written, load_functions
 from bucketmod.compiler.passes.schedule_cpu import schedule_cpu
 from bucketmod.compiler.target import Target, parse_target
 from bucketmod.runtime.cpu import host_flags
@@ -37,9 +37,17 @@ def scheduled(function: tirx.PrimFunc, target: Target) -> tirx.PrimFunc:
 
 def build(functions: Sequence[tirx.PrimFunc], target: Target) -> list[Any]:
     """The functions compiled, in one module: much faster than one by one."""
+    check_written(functions)
     names = [f"kernel{i}" for i in range(len(functions))]
     compiled = load_functions(dict(zip(names, functions, strict=True)), target)
     return [compiled[name] for name in names]
+
+
+def check_written(functions: Sequence[tirx.PrimFunc]) -> None:
+    """The passes that ``flatten`` spares kernels of a family would not change them."""
+    module = tvm.IRModule({ir.GlobalVar(f"kernel{i}"): f for i, f in enumerate(functions) if is_written(f)})
+    module = tvm.transform.Sequential(_FLATTEN)(module)
+    tvm.ir.assert_structural_equal(tvm.transform.Sequential(_NARROW)(module), module)
 
 
 def aligned(array: np.ndarray) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -101,8 +102,8 @@ def prefetch(buffer: Buffer, *indices: Expr, first: bool = False) -> None:
     """Starts to bring the value's cache line into the second cache, or into the ``first``. The place may lie beyond the
     buffer's end."""
     address = T.address_of(element(buffer, *indices))
-    locality = T.int32(3 if first else 2)  # LLVM's degrees of it, 0 to 3
-    T.evaluate(T.call_llvm_intrin("void", "llvm.prefetch", address, T.int32(0), locality, T.int32(1)))
+    read, locality, data = (_integer(value) for value in (0, 3 if first else 2, 1))  # locality: from 0 to 3
+    T.evaluate(T.call_llvm_intrin("void", "llvm.prefetch", address, read, locality, data))
 
 
 def element(buffer: Buffer, *indices: Expr) -> Expr:
@@ -211,9 +212,15 @@ def copy_transposed(
             target(first + i, vector)
 
 
+@functools.cache
 def _first(lanes: int) -> Expr:
     """The index of values 0 .. lanes - 1; a ramp has at least two."""
     return T.ramp(0, 1, lanes) if lanes > 1 else 0
+
+
+@functools.cache
+def _integer(value: int) -> Expr:
+    return T.int32(value)
 
 
 def _mask(lanes: int, width: Expr) -> Expr:

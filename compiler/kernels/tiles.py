@@ -14,6 +14,7 @@ values p and p + 16, so that two vectors become the pairs of each part without a
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -120,6 +121,7 @@ def _bits(x: Expr) -> Expr:
     return tirx.reinterpret(_WORDS, x)
 
 
+@functools.cache
 def _words(value: int) -> Expr:
     return tirx.Broadcast(tirx.IntImm("uint32", value), SIDE)
 
@@ -208,6 +210,7 @@ def _dot(total: int, left: int, right: int) -> None:
     _emit("tdpbf16ps", _number(total), _number(left), _number(right))
 
 
+@functools.cache
 def _number(register: int) -> Expr:
     return tirx.IntImm("int8", register)
 

@@ -29,6 +29,7 @@ from bucketmod.compiler.lowering.calls import read_calls
 from bucketmod.compiler.lowering.host import build_module, build_object, is_tuned
 from bucketmod.compiler.lowering.layout import Layout, lay_out
 from bucketmod.compiler.lowering.objects import build_objects
+from bucketmod.compiler.passes.kernel_bodies import KernelBodies
 from bucketmod.compiler.passes.schedule_cpu import schedule_cpu
 from bucketmod.compiler.passes.tuple_items import hide_tuple_items, show_tuple_items
 from bucketmod.compiler.program import Program
@@ -75,8 +76,9 @@ def keep_kernels_whole() -> Any:
 
 def relax_phase(module: ir.IRModule) -> ir.IRModule:
     """Relax operators to kernels: what was not emitted as a kernel is legalized and fused."""
-    transform = relax.transform
+    transform, bodies = relax.transform, KernelBodies()
     passes = [
+        bodies.hide(),
         transform.DeadCodeElimination(["main"]),
         keep_kernels_whole(),
         transform.LegalizeOps(skip_ops=_VIEWS),
@@ -87,6 +89,7 @@ def relax_phase(module: ir.IRModule) -> ir.IRModule:
         show_tuple_items(),
         transform.DeadCodeElimination(["main"]),
         transform.ToNonDataflow(),
+        bodies.show(),
     ]
     return tvm.transform.Sequential(passes)(module)
 

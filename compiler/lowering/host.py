@@ -78,10 +78,9 @@ class EntryPoint:
 
 def flatten(functions: dict[ir.GlobalVar, tirx.PrimFunc]) -> ir.IRModule:
     """Lowers functions to loops over flat buffers; tuned ones are loops already."""
-    written, loops, blocks = {}, {}, {}
-    for var, function in functions.items():
-        kind = written if is_written(function) else loops if is_tuned(function) else blocks
-        kind[var] = function
+    blocks = {var: function for var, function in functions.items() if not is_tuned(function)}
+    written = {var: function for var, function in functions.items() if is_written(function)}
+    loops = {var: function for var, function in functions.items() if var not in blocks and var not in written}
     module = tvm.transform.Sequential(_LOWER_BLOCKS)(tvm.IRModule(blocks))
     module.update(tvm.IRModule(loops))
     module = tvm.transform.Sequential([*_FLATTEN, *_NARROW])(module)

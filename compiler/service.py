@@ -8,8 +8,6 @@ artifact compile it once.
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -19,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from bucketmod.compiler.worker_process import POOL, WorkerProcess
 from bucketmod.runtime.cache import ArtifactCache
 
 
@@ -54,50 +53,7 @@ class CompileResult:
     hit: bool = False
 
 
-class _Worker:
-    """A worker process, started on the first job and again after a crash."""
-
-    def __init__(self) -> None:
-        self.process: subprocess.Popen[str] | None = None
-
-    def run(self, job: dict[str, Any]) -> dict[str, Any]:
-        if self.process is None or self.process.poll() is not None:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "bucketmod.compiler.worker"],
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-            )  # fmt: skip
-            self.errors: list[str] = []
-            self.drain = threading.Thread(target=self._drain, args=(self.process, self.errors), daemon=True)
-            self.drain.start()
-        assert self.process.stdin is not None and self.process.stdout is not None
-        try:
-            self.process.stdin.write(json.dumps(job) + "\n")
-            self.process.stdin.flush()
-            answer = self.process.stdout.readline()
-        except BrokenPipeError:
-            answer = ""
-        if answer.endswith("\n"):  # a worker that is killed may leave half a line
-            return json.loads(answer)
-        code = self.process.wait()
-        self.drain.join(5)  # what it said last is what tells why
-        tail = "".join(self.errors[-15:]).strip()
-        return {"ok": False, "error": f"the compile worker ended with code {code}\n{tail}".strip(), "kind": "crash"}
-
-    @staticmethod
-    def _drain(process: subprocess.Popen[str], lines: list[str]) -> None:
-        assert process.stderr is not None
-        for line in process.stderr:
-            lines.append(line)
-            del lines[:-200]
-
-    def close(self) -> None:
-        if self.process is not None and self.process.poll() is None:
-            assert self.process.stdin is not None
-            self.process.stdin.close()
-            self.process.wait()
-
-
-def _compile(request: CompileRequest, cache: ArtifactCache, worker: _Worker) -> CompileResult:
+def _compile(request: CompileRequest, cache: ArtifactCache, worker: WorkerProcess) -> CompileResult:
     """One request, under its lock."""
     with cache.lock(request.request_digest):
         found = cache.find(request.request_digest)
@@ -131,23 +87,36 @@ def compile_requests(
     """Answers every request, in order. ``jobs``: worker processes at most; ``progress`` is called, on this thread, with
     each result as it comes. Failures are results, not exceptions."""
     workers = threading.local()
-    started: list[_Worker] = []
+    taken: list[WorkerProcess] = []
 
-    def run(request: CompileRequest) -> CompileResult:
+    def run(indices: list[int]) -> list[tuple[int, CompileResult]]:
         if not hasattr(workers, "own"):
-            workers.own = _Worker()
-            started.append(workers.own)
-        return _compile(request, cache, workers.own)
+            workers.own = POOL.take()
+            taken.append(workers.own)
+        return [(index, _compile(requests[index], cache, workers.own)) for index in indices]
 
     results: dict[int, CompileResult] = {}
     try:
         with ThreadPoolExecutor(max_workers=max(1, min(jobs, len(requests)))) as pool:
-            futures = {pool.submit(run, request): index for index, request in enumerate(requests)}
+            futures = [pool.submit(run, indices) for indices in _shares(requests, jobs)]
             for future in as_completed(futures):
-                result = results[futures[future]] = future.result()
-                if progress is not None:
-                    progress(result)
+                for index, result in future.result():
+                    results[index] = result
+                    if progress is not None:
+                        progress(result)
     finally:
-        for worker in started:
-            worker.close()
+        for worker in taken:
+            POOL.give_back(worker)
     return [results[index] for index in range(len(requests))]
+
+
+def _shares(requests: Sequence[CompileRequest], jobs: int) -> list[list[int]]:
+    """Positions of requests that one worker should answer: those of a bucket, which have kernels in common; each by
+    itself where workers would be left without any."""
+    if jobs <= 1:
+        return [[index] for index in range(len(requests))]
+    shares: dict[str, list[int]] = {}
+    for index, request in enumerate(requests):
+        key = json.dumps([request.info.get("model"), request.info.get("bucket_key"), request.target], default=str)
+        shares.setdefault(key, []).append(index)
+    return list(shares.values()) if len(shares) >= jobs else [[index] for index in range(len(requests))]

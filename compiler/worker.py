@@ -1,10 +1,10 @@
-"""A compile worker: ``python -m bucketmod.compiler.worker``.
+"""A compile worker: ``python -m bucketmod.compiler.worker [IDLE]``.
 
 Reads one job a line from standard input (JSON: program, mode, wrt, target, folder; mode "update" makes the optimizer
 kernels and reads neither program nor wrt) and answers one line each:
 ``{"ok": true, "seconds": s}`` with the artifact written into ``folder``, or ``{"ok": false, "error": text}``. It lives
 in a process of its own, so that neither TVM's compiler nor onnxruntime is ever loaded by the user's process, and a
-crash in them ends a job and not a training run.
+crash in them ends a job and not a training run. After IDLE seconds without a job it ends by itself.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import gc
 import json
 import os
+import select
 import sys
 import time
 import traceback
@@ -52,8 +53,10 @@ def _compile(job: dict[str, Any]) -> Any:
     return compile_program(program, job["mode"], job["wrt"], job["target"])
 
 
-def serve(jobs: TextIO, answers: TextIO) -> None:
-    for line in jobs:
+def serve(jobs: TextIO, answers: TextIO, idle: float | None = None) -> None:
+    """Answers jobs, each of which comes when the one before is answered, until there are no more; or for ``idle``
+    seconds."""
+    while select.select([jobs], [], [], idle)[0] and (line := jobs.readline()):
         answers.write(json.dumps(run_job(json.loads(line))) + "\n")
         answers.flush()
 
@@ -63,7 +66,7 @@ def main() -> None:
     os.dup2(2, 1)  # whatever libraries print goes to standard error, not between the answers
     # A job makes millions of small objects and drops them without cycles: looking for some took a tenth of its time.
     gc.set_threshold(500_000, 20, 20)
-    serve(sys.stdin, answers)
+    serve(sys.stdin, answers, float(sys.argv[1]) if len(sys.argv) > 1 else None)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -78,6 +79,11 @@ def run_kernel(kernel: Kernel, target: Target, form: str, *inputs: np.ndarray) -
     return call(function, target, inputs, len(kernel.outputs))
 
 
-def with_threads(count: int) -> None:
-    """Sets the number of threads that parallel loops use from now on."""
-    tvm.get_global_func("runtime.config_threadpool")(1, count)
+def on_threads(count: int, work: Callable[[], Any]) -> Any:
+    """What ``work`` returns, run where parallel loops have ``count`` threads.
+
+    TVM makes a pool for every thread that starts such loops, as large as the environment says then.
+    """
+    with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(1) as fresh:
+        patch.setenv("TVM_NUM_THREADS", str(count))
+        return fresh.submit(work).result()

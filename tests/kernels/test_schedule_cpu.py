@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tvm
-from kernel_runner import TARGETS, build, call, scheduled, with_threads
+from kernel_runner import TARGETS, build, call, on_threads, scheduled
 from tvm import relax, te, tirx
 
 from bucketmod.compiler.kernels.kernel import TUNED
@@ -124,17 +124,11 @@ def test_sums_do_not_depend_on_the_number_of_threads(cpu_target):
     shapes = [(4 * rows, *rest) for rows, *rest in (CASES[name][2] for name in names)]
     pairs = zip(names, shapes, strict=True)
     functions = [scheduled(legalized(CASES[name][0], shape), cpu_target) for name, shape in pairs]
-    try:
-        for function, built in zip(functions, build(functions, cpu_target), strict=True):
-            assert "T.parallel" in function.script()
-            inputs = draw([tuple(map(int, function.params[0].shape))])
-            results = []
-            for threads in (1, 3):
-                with_threads(threads)
-                results.append(call(function, cpu_target, inputs, 1, built)[0])
-            np.testing.assert_array_equal(*results)
-    finally:
-        with_threads(0)
+    for function, built in zip(functions, build(functions, cpu_target), strict=True):
+        assert "T.parallel" in function.script()
+        inputs = draw([tuple(map(int, function.params[0].shape))])
+        run = functools.partial(call, function, cpu_target, inputs, 1, built)
+        np.testing.assert_array_equal(on_threads(1, run)[0], on_threads(3, run)[0])
 
 
 def test_small_work_stays_on_one_thread():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from kernel_runner import final_form, run_kernel, with_threads
+from kernel_runner import final_form, on_threads, run_kernel
 
 from bucketmod.compiler.kernels.cells import GRU, LSTM
 from bucketmod.compiler.kernels.dropout import Dropout
@@ -47,19 +47,10 @@ CASES = {
 }
 
 
-@pytest.fixture(autouse=True)
-def restored_threads():
-    yield
-    with_threads(0)
-
-
 @pytest.mark.parametrize("name", CASES)
 def test_bits_are_the_same_on_one_thread_and_on_three(cpu_target, name):
     kernel, inputs = CASES[name]
     assert "T.parallel" in final_form(kernel, cpu_target).script()
-    results = []
-    for threads in (1, 3):
-        with_threads(threads)
-        results.append(run_kernel(kernel, cpu_target, "final", *inputs))
+    results = [on_threads(count, lambda: run_kernel(kernel, cpu_target, "final", *inputs)) for count in (1, 3)]
     for one, several in zip(*results, strict=True):
         np.testing.assert_array_equal(one, several)

@@ -23,6 +23,7 @@ from tvm.tirx.compilation_pipeline import register_tir_pipeline
 
 from bucketmod.compiler.kernels.kernel import IN_PLACE, TUNED, WRITTEN
 from bucketmod.compiler.lowering.calls import KernelCall, Storage, View
+from bucketmod.compiler.passes.share_tasks import share_tasks
 from bucketmod.compiler.target import Target
 from bucketmod.runtime.entry import entry_signature
 
@@ -77,7 +78,7 @@ class EntryPoint:
 
 
 def flatten(functions: dict[ir.GlobalVar, tirx.PrimFunc]) -> ir.IRModule:
-    """Lowers functions to loops over flat buffers; tuned ones are loops already."""
+    """Lowers functions to loops over flat buffers, whose tasks threads share; tuned ones are loops already."""
     blocks = {var: function for var, function in functions.items() if not is_tuned(function)}
     written = {var: function for var, function in functions.items() if is_written(function)}
     loops = {var: function for var, function in functions.items() if var not in blocks and var not in written}
@@ -85,7 +86,8 @@ def flatten(functions: dict[ir.GlobalVar, tirx.PrimFunc]) -> ir.IRModule:
     module.update(tvm.IRModule(loops))
     module = tvm.transform.Sequential([*_FLATTEN, *_NARROW])(module)
     module.update(tvm.transform.Sequential(_FLATTEN)(tvm.IRModule(written)))
-    return tvm.transform.Sequential(_PLACE)(module)
+    module = tvm.transform.Sequential(_PLACE)(module)
+    return tvm.IRModule({var: share_tasks(function) for var, function in module.functions_items()})
 
 
 def is_tuned(function: tirx.PrimFunc) -> bool:

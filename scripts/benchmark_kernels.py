@@ -43,9 +43,9 @@ LOOPS = {"W1": (60, 32, 200), "W2": (60, 20, 650)}  # steps, batch, hidden
 
 def cases() -> dict[str, tuple[Any, int]]:
     """Kernels by name, with their floating-point operations (2 a multiply-add of the products)."""
-    from bucketmod.compiler.kernels.cells import GRU, LSTM
-    from bucketmod.compiler.kernels.gemm import Gemm
-    from bucketmod.compiler.kernels.time_loop import BackwardLoop, ForwardLoop
+    from bucketmod.compiler.kernels.products.gemm import Gemm
+    from bucketmod.compiler.kernels.recurrence.cells import GRU, LSTM
+    from bucketmod.compiler.kernels.recurrence.time_loop import BackwardLoop, ForwardLoop
 
     found: dict[str, tuple[Any, int]] = {name: (Gemm(**sizes), Gemm(**sizes).flops) for name, sizes in PRODUCTS.items()}
     for workload, (steps, batch, hidden) in LOOPS.items():

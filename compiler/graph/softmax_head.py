@@ -1,7 +1,7 @@
 """Finds the head of a classifier over many classes, and what its gradient is used for, and writes each as one node.
 
 Both replace products that would otherwise read or write a tensor of scores as large as the probabilities: see
-``kernels/softmax_head.py`` and ``kernels/head_gradients.py``.
+``kernels/softmax_head/``.
 """
 
 from __future__ import annotations

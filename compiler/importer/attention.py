@@ -8,10 +8,10 @@ import numpy as np
 from tvm import relax
 
 from bucketmod.compiler.importer.context import ImportContext, Node, bucketmod
-from bucketmod.compiler.kernels.attention import Attention
-from bucketmod.compiler.kernels.attention_gradient import AttentionGrad
+from bucketmod.compiler.kernels.attention.attention import Attention
+from bucketmod.compiler.kernels.attention.gradient import AttentionGrad
+from bucketmod.compiler.kernels.attention.heads import Heads, Mask, Place
 from bucketmod.compiler.kernels.emit import emit_kernel
-from bucketmod.compiler.kernels.heads import Heads, Mask, Place
 
 op = relax.op
 _KINDS = ("Attention", "BiasedAttention", "MaskedAttention")

@@ -10,7 +10,7 @@ from tvm import relax
 from bucketmod.compiler.importer.context import ImportContext, Node, bucketmod, converter, microsoft
 from bucketmod.compiler.importer.elementwise import const
 from bucketmod.compiler.kernels.emit import emit_kernel
-from bucketmod.compiler.kernels.gemm import Gemm
+from bucketmod.compiler.kernels.products.gemm import Gemm
 
 op = relax.op
 

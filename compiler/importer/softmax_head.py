@@ -9,8 +9,8 @@ from tvm import relax
 
 from bucketmod.compiler.importer.context import ImportContext, Node, bucketmod
 from bucketmod.compiler.kernels.emit import emit_kernel
-from bucketmod.compiler.kernels.head_gradients import HeadDataGradient, HeadWeightGradient, LabelScale
-from bucketmod.compiler.kernels.softmax_head import SoftmaxProjection
+from bucketmod.compiler.kernels.softmax_head.gradients import HeadDataGradient, HeadWeightGradient, LabelScale
+from bucketmod.compiler.kernels.softmax_head.softmax_head import SoftmaxProjection
 
 
 @bucketmod("SoftmaxProjection")

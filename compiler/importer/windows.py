@@ -13,7 +13,7 @@ from tvm import relax
 from bucketmod.compiler.importer.context import ImportContext, Node, bucketmod, converter
 from bucketmod.compiler.importer.elementwise import const
 from bucketmod.compiler.kernels.emit import emit_kernel
-from bucketmod.compiler.kernels.gemm import Gemm
+from bucketmod.compiler.kernels.products.gemm import Gemm
 from bucketmod.compiler.kernels.windows import Col2Im, Im2Col, MaxPoolGrad, Pair, Pool, Windows
 
 op = relax.op

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tvm_ffi
 from tvm import ir, relax, tirx
 
-from bucketmod.compiler.kernels.gemm import Gemm
+from bucketmod.compiler.kernels.products.gemm import Gemm
 from bucketmod.compiler.passes.kernel_bodies import KernelBodies
 from bucketmod.compiler.pipeline import relax_phase
 from bucketmod.compiler.target import parse_target

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from kernel_runner import final_form, run_kernel
 
-from bucketmod.compiler.kernels import attention_gradient_tiles
-from bucketmod.compiler.kernels.attention import Attention
-from bucketmod.compiler.kernels.attention_gradient import AttentionGrad
-from bucketmod.compiler.kernels.heads import Heads, Mask, Place
+from bucketmod.compiler.kernels.attention import tile_gradient
+from bucketmod.compiler.kernels.attention.attention import Attention
+from bucketmod.compiler.kernels.attention.gradient import AttentionGrad
+from bucketmod.compiler.kernels.attention.heads import Heads, Mask, Place
 
 
 def projection(batch, heads, rows, size):
@@ -38,7 +38,7 @@ def separate(batch, heads, queries, keys, size, value_size, place, mask=None):
 @pytest.fixture(autouse=True)
 def gradients_of_short_rows_in_tiles(monkeypatch):
     """Where there are tile registers, rows that are long enough for the tests are long enough for tiles."""
-    monkeypatch.setattr(attention_gradient_tiles, "LEAST_ROWS", 112)
+    monkeypatch.setattr(tile_gradient, "LEAST_ROWS", 112)
 
 
 CASES = {

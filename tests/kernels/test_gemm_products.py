@@ -7,10 +7,10 @@ import pytest
 from kernel_runner import build, call
 
 from bucketmod.compiler.kernels import emission as emit
-from bucketmod.compiler.kernels.epilogue import ACTIVATIONS, SLOPES
-from bucketmod.compiler.kernels.gemm import Gemm, Plan, plan
-from bucketmod.compiler.kernels.tile_emission import emit_tile_product
-from bucketmod.compiler.kernels.tile_plan import candidates, tile_plan
+from bucketmod.compiler.kernels.products.epilogue import ACTIVATIONS, SLOPES
+from bucketmod.compiler.kernels.products.gemm import Gemm, Plan, plan
+from bucketmod.compiler.kernels.products.tile_emission import emit_tile_product
+from bucketmod.compiler.kernels.products.tile_plan import candidates, tile_plan
 from bucketmod.compiler.target import host_level, parse_target
 
 tvm = pytest.importorskip("tvm")

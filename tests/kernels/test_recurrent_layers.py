@@ -5,9 +5,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from bucketmod.compiler.kernels import recurrent
-from bucketmod.compiler.kernels.cells import LSTM
-from bucketmod.compiler.kernels.time_loop import ForwardLoop
+from bucketmod.compiler.kernels.recurrence import layers
+from bucketmod.compiler.kernels.recurrence.cells import LSTM
+from bucketmod.compiler.kernels.recurrence.time_loop import ForwardLoop
 from bucketmod.compiler.target import host_level, parse_target
 
 tvm = pytest.importorskip("tvm")
@@ -88,10 +88,10 @@ def emit_forward(kind, reverse, training):
     def emit(context, v):
         common = (v["x"], v["wi"], v["wh"], v["bi"], v["bh"], v["h0"])
         if kind == "lstm":
-            return recurrent.emit_lstm(context, *common, v["c0"], training=training, reverse=reverse)
+            return layers.emit_lstm(context, *common, v["c0"], training=training, reverse=reverse)
         if kind == "gru":
-            return recurrent.emit_gru(context, *common, training=training, reverse=reverse)
-        return recurrent.emit_rnn(context, *common, activation=kind, training=training, reverse=reverse)
+            return layers.emit_gru(context, *common, training=training, reverse=reverse)
+        return layers.emit_rnn(context, *common, activation=kind, training=training, reverse=reverse)
 
     return emit
 
@@ -101,12 +101,12 @@ def emit_gradient(kind, reverse, wanted):
         head = {name: v.get(name) for name in ("dy", "dhn", "dcn")}
         common = (v["x"], v["wi"], v["wh"], v["bi"], v["bh"], v["h0"])
         if kind == "lstm":
-            return recurrent.emit_lstm_grad(context, *common, v["c0"], v["y"], v["gates"], v["cells"], *head.values(),
+            return layers.emit_lstm_grad(context, *common, v["c0"], v["y"], v["gates"], v["cells"], *head.values(),
                                             reverse=reverse, wanted=wanted)  # fmt: skip
         if kind == "gru":
-            return recurrent.emit_gru_grad(context, *common, v["y"], v["gates"], head["dy"], head["dhn"],
+            return layers.emit_gru_grad(context, *common, v["y"], v["gates"], head["dy"], head["dhn"],
                                            reverse=reverse, wanted=wanted)  # fmt: skip
-        return recurrent.emit_rnn_grad(context, *common, v["y"], head["dy"], head["dhn"],
+        return layers.emit_rnn_grad(context, *common, v["y"], head["dy"], head["dhn"],
                                        activation=kind, reverse=reverse, wanted=wanted)  # fmt: skip
 
     return emit

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from bucketmod.compiler.kernels.head_gradients import HeadDataGradient, HeadWeightGradient, LabelScale
-from bucketmod.compiler.kernels.softmax_head import SoftmaxProjection
+from bucketmod.compiler.kernels.softmax_head.gradients import HeadDataGradient, HeadWeightGradient, LabelScale
+from bucketmod.compiler.kernels.softmax_head.softmax_head import SoftmaxProjection
 
 RANDOM = np.random.RandomState(8)
 # rows, depth, classes: full blocks of rows and rests of them, panels of full width and rests.

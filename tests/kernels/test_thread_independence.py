@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 from kernel_runner import final_form, on_threads, run_kernel
 
-from bucketmod.compiler.kernels.cells import GRU, LSTM
 from bucketmod.compiler.kernels.dropout import Dropout
 from bucketmod.compiler.kernels.embedding import EmbeddingGrad
 from bucketmod.compiler.kernels.normalization import LayerNormGrad
+from bucketmod.compiler.kernels.recurrence.cells import GRU, LSTM
+from bucketmod.compiler.kernels.recurrence.time_loop import BackwardLoop, ForwardLoop
 from bucketmod.compiler.kernels.reduction import ColumnSum
 from bucketmod.compiler.kernels.softmax import Softmax, SoftmaxOutputGrad
-from bucketmod.compiler.kernels.softmax_head import SoftmaxProjection
-from bucketmod.compiler.kernels.time_loop import BackwardLoop, ForwardLoop
+from bucketmod.compiler.kernels.softmax_head.softmax_head import SoftmaxProjection
 
 
 def floats(*shape):

@@ -18,13 +18,14 @@ from tvm.tirx.script import builder as T
 
 from bucketmod.compiler.kernels import emission as emit
 from bucketmod.compiler.kernels import math as vector
-from bucketmod.compiler.kernels import streams, tile_rest, tiles
+from bucketmod.compiler.kernels import streams, tiles
 from bucketmod.compiler.kernels.kernel import TensorShape
+from bucketmod.compiler.kernels.products import tile_rest
 from bucketmod.compiler.kernels.softmax import divide_row
 from bucketmod.compiler.kernels.tiles import PARTS, SIDE, STEP, TILE
 
 if TYPE_CHECKING:
-    from bucketmod.compiler.kernels.softmax_head import SoftmaxProjection
+    from bucketmod.compiler.kernels.softmax_head.softmax_head import SoftmaxProjection
 
 Expr = Any
 

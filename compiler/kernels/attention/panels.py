@@ -15,7 +15,7 @@ from tvm.tirx.script import builder as T
 
 from bucketmod.compiler.kernels import emission as emit
 from bucketmod.compiler.kernels import streams, tiles
-from bucketmod.compiler.kernels.heads import Heads, Place
+from bucketmod.compiler.kernels.attention.heads import Heads, Place
 
 Expr = Any
 Buffer = Any

@@ -1,7 +1,7 @@
 """Matrix products: C = op(A) op(B), with what often follows or goes along, in all transposes, batched or not.
 
-The tuned form keeps a tile of C in registers while it runs along K: ``gemm_plan`` chooses how the product is cut,
-``gemm_emission`` follows the plan.
+The tuned form keeps a tile of C in registers while it runs along K: ``plan`` chooses how the product is cut,
+``emission`` follows the plan.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 from tvm import te, tirx
 
 from bucketmod.compiler.kernels import emission as emit
-from bucketmod.compiler.kernels.epilogue import ACTIVATIONS, SLOPES, activate, slope
-from bucketmod.compiler.kernels.gemm_emission import emit_product
-from bucketmod.compiler.kernels.gemm_plan import Plan, most_rows, plan
 from bucketmod.compiler.kernels.kernel import Kernel, TensorShape
+from bucketmod.compiler.kernels.products.emission import emit_product
+from bucketmod.compiler.kernels.products.epilogue import ACTIVATIONS, SLOPES, activate, slope
+from bucketmod.compiler.kernels.products.plan import Plan, most_rows, plan
 
 if TYPE_CHECKING:
     from bucketmod.compiler.target import CpuFeatures

@@ -18,13 +18,13 @@ from tvm.tirx.script import builder as T
 
 from bucketmod.compiler.kernels import emission as emit
 from bucketmod.compiler.kernels import tiles
-from bucketmod.compiler.kernels.backward_loop import BackwardEmitter
-from bucketmod.compiler.kernels.forward_loop import ForwardEmitter
-from bucketmod.compiler.kernels.loop_emission import LoopEmitter, Tile
+from bucketmod.compiler.kernels.recurrence.backward_loop import BackwardEmitter
+from bucketmod.compiler.kernels.recurrence.forward_loop import ForwardEmitter
+from bucketmod.compiler.kernels.recurrence.loop_emission import LoopEmitter, Tile
 from bucketmod.compiler.kernels.tiles import PARTS, SIDE, STEP, TILE
 
 if TYPE_CHECKING:
-    from bucketmod.compiler.kernels.loop_tiling import TileTiling
+    from bucketmod.compiler.kernels.recurrence.loop_tiling import TileTiling
 
 Expr = Any
 _TURNS = 3  # how often in a step of k the products pause for something else

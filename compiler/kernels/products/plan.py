@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from bucketmod.compiler.kernels import emission as emit
 
 if TYPE_CHECKING:
-    from bucketmod.compiler.kernels.gemm import Gemm
+    from bucketmod.compiler.kernels.products.gemm import Gemm
     from bucketmod.compiler.target import CpuFeatures
 
 

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from bucketmod.compiler.kernels.gemm_plan import MIN_TASK_FLOPS, THREADS, cuts
+from bucketmod.compiler.kernels.products.plan import MIN_TASK_FLOPS, THREADS, cuts
 from bucketmod.compiler.kernels.tiles import PARTS, PRODUCTS, SIDE, STEP, TILE
 
 if TYPE_CHECKING:
-    from bucketmod.compiler.kernels.gemm import Gemm
+    from bucketmod.compiler.kernels.products.gemm import Gemm
     from bucketmod.compiler.target import CpuFeatures
 
 PAIR = 2 * SIDE  # rows, or columns, of C that two tiles side by side have

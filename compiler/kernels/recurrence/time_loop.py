@@ -5,7 +5,7 @@ unit of parallel work inside a step is a tile: some rows of the batch by one or 
 gates of these units, so that the equations need nothing from other tiles. The recurrent weight is packed once a call.
 
 Everything that does not depend on the state (x Wi, and the gradients of the input and of the weights) is left to large
-products outside of the loop: ``recurrent.py`` puts these together.
+products outside of the loop: ``layers.py`` puts these together.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from bucketmod.compiler.kernels import emission as emit
-from bucketmod.compiler.kernels.backward_loop import BackwardEmitter
-from bucketmod.compiler.kernels.cells import Cell
-from bucketmod.compiler.kernels.forward_loop import ForwardEmitter
 from bucketmod.compiler.kernels.kernel import Kernel, TensorShape
-from bucketmod.compiler.kernels.loop_tiling import TileTiling, tiling
-from bucketmod.compiler.kernels.tiled_loop import TiledBackward, TiledForward
+from bucketmod.compiler.kernels.recurrence.backward_loop import BackwardEmitter
+from bucketmod.compiler.kernels.recurrence.cells import Cell
+from bucketmod.compiler.kernels.recurrence.forward_loop import ForwardEmitter
+from bucketmod.compiler.kernels.recurrence.loop_tiling import TileTiling, tiling
+from bucketmod.compiler.kernels.recurrence.tiled_loop import TiledBackward, TiledForward
 
 if TYPE_CHECKING:
     from bucketmod.compiler.target import CpuFeatures
@@ -58,7 +58,7 @@ class TimeLoop(Kernel):
 
     def portable(self) -> Any:
         raise NotImplementedError(
-            f"{self.name}: a loop over time is no single schedulable kernel; recurrent.py composes it of steps instead"
+            f"{self.name}: a loop over time is no single schedulable kernel; layers.py composes it of steps instead"
         )
 
 

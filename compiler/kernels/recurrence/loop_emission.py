@@ -15,11 +15,11 @@ from tvm.tirx.script import builder as T
 
 from bucketmod.compiler.kernels import emission as emit
 from bucketmod.compiler.kernels import math
-from bucketmod.compiler.kernels.cells import Maths
+from bucketmod.compiler.kernels.recurrence.cells import Maths
 
 if TYPE_CHECKING:
-    from bucketmod.compiler.kernels.loop_tiling import Tiling
-    from bucketmod.compiler.kernels.time_loop import TimeLoop
+    from bucketmod.compiler.kernels.recurrence.loop_tiling import Tiling
+    from bucketmod.compiler.kernels.recurrence.time_loop import TimeLoop
 
 Expr = Any
 _SOON = 16  # steps of k, some 150 cycles: longer than the second cache takes

@@ -12,13 +12,13 @@ from tvm.tirx.script import builder as T
 
 from bucketmod.compiler.kernels import emission as emit
 from bucketmod.compiler.kernels import tiles
-from bucketmod.compiler.kernels.epilogue import activate, slope
-from bucketmod.compiler.kernels.tile_operands import Operand
-from bucketmod.compiler.kernels.tile_plan import PAIR, PAIR_WORDS, SUMS, TilePlan, pairs
+from bucketmod.compiler.kernels.products.epilogue import activate, slope
+from bucketmod.compiler.kernels.products.tile_operands import Operand
+from bucketmod.compiler.kernels.products.tile_plan import PAIR, PAIR_WORDS, SUMS, TilePlan, pairs
 from bucketmod.compiler.kernels.tiles import PRODUCTS, SIDE, STEP, TILE
 
 if TYPE_CHECKING:
-    from bucketmod.compiler.kernels.gemm import Gemm
+    from bucketmod.compiler.kernels.products.gemm import Gemm
 
 Expr = Any
 

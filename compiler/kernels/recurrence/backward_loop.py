@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 from tvm.tirx.script import builder as T
 
 from bucketmod.compiler.kernels import emission as emit
-from bucketmod.compiler.kernels.cells import States
-from bucketmod.compiler.kernels.loop_emission import LoopEmitter, Sums, Tile
+from bucketmod.compiler.kernels.recurrence.cells import States
+from bucketmod.compiler.kernels.recurrence.loop_emission import LoopEmitter, Sums, Tile
 
 if TYPE_CHECKING:
-    from bucketmod.compiler.kernels.time_loop import BackwardLoop
+    from bucketmod.compiler.kernels.recurrence.time_loop import BackwardLoop
 
 Expr = Any
 _ROWS_AHEAD = 4  # of the weight, while it is packed

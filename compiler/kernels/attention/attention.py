@@ -23,10 +23,10 @@ from tvm.tirx.script import builder as T
 from bucketmod.compiler.kernels import emission as emit
 from bucketmod.compiler.kernels import math as vector
 from bucketmod.compiler.kernels import streams
-from bucketmod.compiler.kernels.attention_tiles import ForwardTiles, worth_tiles
-from bucketmod.compiler.kernels.gemm_plan import most_rows
-from bucketmod.compiler.kernels.heads import UNIT, Heads, Place, coordinates, pairwise
+from bucketmod.compiler.kernels.attention.heads import UNIT, Heads, Place, coordinates, pairwise
+from bucketmod.compiler.kernels.attention.tile_forward import ForwardTiles, worth_tiles
 from bucketmod.compiler.kernels.kernel import Kernel, TensorShape
+from bucketmod.compiler.kernels.products.plan import most_rows
 
 if TYPE_CHECKING:
     from bucketmod.compiler.target import CpuFeatures

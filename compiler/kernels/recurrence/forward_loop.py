@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 from tvm.tirx.script import builder as T
 
 from bucketmod.compiler.kernels import emission as emit
-from bucketmod.compiler.kernels.loop_emission import LoopEmitter, Sums, Tile
+from bucketmod.compiler.kernels.recurrence.loop_emission import LoopEmitter, Sums, Tile
 
 if TYPE_CHECKING:
-    from bucketmod.compiler.kernels.time_loop import ForwardLoop
+    from bucketmod.compiler.kernels.recurrence.time_loop import ForwardLoop
 
 Expr = Any
 

@@ -14,12 +14,12 @@ from typing import Any
 
 from tvm import relax
 
-from bucketmod.compiler.kernels.cells import GRU, LSTM, RNN, Cell
 from bucketmod.compiler.kernels.emit import emit_kernel
-from bucketmod.compiler.kernels.gemm import Gemm
+from bucketmod.compiler.kernels.products.gemm import Gemm
+from bucketmod.compiler.kernels.recurrence.cells import GRU, LSTM, RNN, Cell
+from bucketmod.compiler.kernels.recurrence.time_loop import BackwardLoop, ForwardLoop
+from bucketmod.compiler.kernels.recurrence.time_steps import NOWHERE, BackwardStep, ForwardStep, StepCalls
 from bucketmod.compiler.kernels.reduction import ColumnSum
-from bucketmod.compiler.kernels.time_loop import BackwardLoop, ForwardLoop
-from bucketmod.compiler.kernels.time_steps import NOWHERE, BackwardStep, ForwardStep, StepCalls
 
 Expr = Any  # a Relax expression
 op = relax.op

@@ -18,9 +18,9 @@ from tvm.tirx.script import builder as T
 
 from bucketmod.compiler.kernels import emission as emit
 from bucketmod.compiler.kernels import math as vector
-from bucketmod.compiler.kernels.attention import Blocks
-from bucketmod.compiler.kernels.attention_gradient_tiles import BackwardTiles, worth_tiles
-from bucketmod.compiler.kernels.heads import UNIT, Heads, Place, coordinates
+from bucketmod.compiler.kernels.attention.attention import Blocks
+from bucketmod.compiler.kernels.attention.heads import UNIT, Heads, Place, coordinates
+from bucketmod.compiler.kernels.attention.tile_gradient import BackwardTiles, worth_tiles
 from bucketmod.compiler.kernels.kernel import Kernel, TensorShape
 
 if TYPE_CHECKING:

@@ -16,8 +16,8 @@ from tvm.tirx.script import builder as T
 
 from bucketmod.compiler.kernels import emission as emit
 from bucketmod.compiler.kernels import streams
-from bucketmod.compiler.kernels.gemm import Gemm, emit_product
 from bucketmod.compiler.kernels.kernel import Kernel, TensorShape
+from bucketmod.compiler.kernels.products.gemm import Gemm, emit_product
 
 if TYPE_CHECKING:
     from bucketmod.compiler.target import CpuFeatures

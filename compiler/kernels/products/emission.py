@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 from tvm.tirx.script import builder as T
 
 from bucketmod.compiler.kernels import emission as emit
-from bucketmod.compiler.kernels.epilogue import activate, slope
-from bucketmod.compiler.kernels.gemm_plan import Plan, Segment, blocks, plan, plan_cycles, tasks
-from bucketmod.compiler.kernels.tile_emission import emit_tile_product
-from bucketmod.compiler.kernels.tile_plan import tile_cycles, tile_plan
+from bucketmod.compiler.kernels.products.epilogue import activate, slope
+from bucketmod.compiler.kernels.products.plan import Plan, Segment, blocks, plan, plan_cycles, tasks
+from bucketmod.compiler.kernels.products.tile_emission import emit_tile_product
+from bucketmod.compiler.kernels.products.tile_plan import tile_cycles, tile_plan
 
 if TYPE_CHECKING:
-    from bucketmod.compiler.kernels.gemm import Gemm
+    from bucketmod.compiler.kernels.products.gemm import Gemm
     from bucketmod.compiler.target import CpuFeatures
 
 Expr = Any

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from bucketmod.compiler.kernels.gemm import most_rows
+from bucketmod.compiler.kernels.products.gemm import most_rows
 from bucketmod.compiler.kernels.tiles import PARTS, SIDE, STEP, TILE
 
 if TYPE_CHECKING:
-    from bucketmod.compiler.kernels.time_loop import TimeLoop
+    from bucketmod.compiler.kernels.recurrence.time_loop import TimeLoop
     from bucketmod.compiler.target import CpuFeatures
 
 # A parallel region costs about 3 us; below this many floating point operations a step is faster on one thread.

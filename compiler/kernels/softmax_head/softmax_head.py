@@ -1,7 +1,7 @@
 """The head of a classifier over many classes: projection and softmax in one kernel.
 
 The rows of probabilities are the largest tensor of a language model, many times larger than the caches.
-``head_gradients.py`` has what their gradient needs, ``softmax_head_tiles.py`` the form in tile registers.
+``gradients.py`` has what their gradient needs, ``tile_forward.py`` the form in tile registers.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from tvm.tirx.script import builder as T
 from bucketmod.compiler.kernels import emission as emit
 from bucketmod.compiler.kernels import math as vector
 from bucketmod.compiler.kernels import streams
-from bucketmod.compiler.kernels.gemm import most_rows
 from bucketmod.compiler.kernels.kernel import Kernel, TensorShape
+from bucketmod.compiler.kernels.products.gemm import most_rows
 from bucketmod.compiler.kernels.softmax import divide_row
-from bucketmod.compiler.kernels.softmax_head_tiles import LEAST_CLASSES, TileCut, TileEmitter
+from bucketmod.compiler.kernels.softmax_head.tile_forward import LEAST_CLASSES, TileCut, TileEmitter
 
 if TYPE_CHECKING:
     from bucketmod.compiler.target import CpuFeatures

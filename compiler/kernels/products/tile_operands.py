@@ -8,11 +8,11 @@ from tvm import tirx
 from tvm.tirx.script import builder as T
 
 from bucketmod.compiler.kernels import emission as emit
-from bucketmod.compiler.kernels.tile_plan import PAIR, pairs
+from bucketmod.compiler.kernels.products.tile_plan import PAIR, pairs
 from bucketmod.compiler.kernels.tiles import SIDE, STEP
 
 if TYPE_CHECKING:
-    from bucketmod.compiler.kernels.gemm import Gemm
+    from bucketmod.compiler.kernels.products.gemm import Gemm
 
 Expr = Any
 

@@ -16,8 +16,8 @@ from tvm import relax, tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as T
 
-from bucketmod.compiler.kernels.cells import Cell, Maths, States
-from bucketmod.compiler.kernels.time_loop import BackwardLoop, ForwardLoop, TimeLoop
+from bucketmod.compiler.kernels.recurrence.cells import Cell, Maths, States
+from bucketmod.compiler.kernels.recurrence.time_loop import BackwardLoop, ForwardLoop, TimeLoop
 
 Expr = Any
 NOWHERE = -1  # the time before the first step

@@ -20,7 +20,8 @@ from tvm.tirx.script import builder as T
 from bucketmod.compiler.kernels import emission as emit
 from bucketmod.compiler.kernels import math as vector
 from bucketmod.compiler.kernels import streams, tiles
-from bucketmod.compiler.kernels.attention_panels import (
+from bucketmod.compiler.kernels.attention.heads import UNIT, Heads, pairwise
+from bucketmod.compiler.kernels.attention.panels import (
     BLOCK,
     LANES,
     PANEL,
@@ -32,7 +33,6 @@ from bucketmod.compiler.kernels.attention_panels import (
     steps_of,
     store_pairs,
 )
-from bucketmod.compiler.kernels.heads import UNIT, Heads, pairwise
 
 if TYPE_CHECKING:
     from bucketmod.compiler.target import CpuFeatures

@@ -1,0 +1,1 @@
+"""Recurrent layers: the cells' equations, the loop over time, and the products around it."""

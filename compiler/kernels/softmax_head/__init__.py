@@ -1,0 +1,1 @@
+"""Projection over a vocabulary with its softmax, and the gradients behind it."""

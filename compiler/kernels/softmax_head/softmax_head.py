@@ -6,6 +6,7 @@ The rows of probabilities are the largest tensor of a language model, many times
 
 from __future__ import annotations
 
+import itertools
 import operator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -107,23 +108,27 @@ class _Cut:
         height = most_rows(vectors, cpu.registers)
         # The panels pass by once a block, so a block has some tiles even where its scores exceed the cache.
         fitting = cpu.l2 // (4 * kernel.classes * height)
-        most = min(max(-(-_LEAST_ROWS // height), fitting), _MOST_TILES)
-        tiles = min(range(most, 0, -1), key=lambda tiles: _uneven(kernel.rows, height * tiles))
+        least = max(_LEAST_ROWS, 4 * kernel.classes * kernel.depth // _WEIGHTS_A_ROW)
+        most = min(max(-(-least // height), fitting), _MOST_TILES)
+        tiles = min(range(most, 0, -1), key=lambda tiles: _uneven(kernel.rows, height * tiles, least))
         panels = -(-kernel.classes // (vectors * cpu.lanes))
         return _Cut(cpu.lanes, vectors, height, height * tiles, panels)
 
 
-# The panels come from the third cache or beyond: fewer rows than this would wait for them.
+# The panels come from the third cache or beyond: fewer rows than this would wait for them, and so would these where the
+# bytes of all weights are more for each row, for then no cache holds them.
 _LEAST_ROWS = 24
+_WEIGHTS_A_ROW = 384 << 10
 _MOST_TILES = 16
+_FETCHING_TILES = 4  # of a block; each fetches the lines of one panel more ahead
 
 
-def _uneven(rows: int, block: int) -> float:
+def _uneven(rows: int, block: int, least: int) -> float:
     """What blocks of this size cost: the rows of the busiest of one, two and four threads beside an even share, and
     more where the panels pass by too often."""
     blocks = -(-rows // block)
     shares = (min(rows, -(-blocks // threads) * block) * threads / rows for threads in (1, 2, 4))
-    return sum(shares) + 0.3 * max(0.0, _LEAST_ROWS / block - 1)
+    return sum(shares) + 0.3 * max(0.0, least / block - 1)
 
 
 class _ProjectionEmitter:
@@ -195,6 +200,7 @@ class _ProjectionEmitter:
         """exp(score) of ``rows`` rows of the block, from ``row`` on, for the first ``classes`` of a panel."""
         lanes, width = self.cut.lanes, self.cut.width
         vectors = range(-(-classes // lanes))
+        self.fetch_places(panel + 1, row, rows)
         step = (row // self.cut.height * self.kernel.depth) if rows == self.cut.height else None
         sums = self.product(panel, [self.first + row + r for r in range(rows)], classes, step)
         for (r, v), total in sums.items():
@@ -210,13 +216,19 @@ class _ProjectionEmitter:
                 total.value = total.value + streams.keep(power.value, 0.0, lanes, present)
             emit.store(self.sums, total.value, (row + r) * lanes, lanes=lanes)
 
+    def fetch_places(self, panel: Expr, row: Expr, rows: int) -> None:
+        """Starts to fetch where the probabilities of the next panel will go: rows lie pages apart, and each store would
+        wait for its line from memory."""
+        for r, at in itertools.product(range(rows), range(0, self.cut.width, emit.LINE)):
+            emit.prefetch(self.p, self.first + row + r, panel * self.cut.width + at, first=True)
+
     def product(
         self, panel: Expr, rows: list[Expr], classes: int, step: Expr | None = None
     ) -> dict[tuple[int, int], emit.Register]:
         """Scores of a few rows for the first ``classes`` of a panel, in registers by (row, vector).
 
-        ``step``: steps along the depth that the block's tiles made so far in this panel: they share out the lines of
-        the next panel, which is fetched meanwhile.
+        ``step``: steps along the depth that the block's tiles made so far in this panel: the first of them share out
+        the lines of the next panels, which are fetched meanwhile.
         """
         lanes = self.cut.lanes
         vectors = range(-(-classes // lanes))
@@ -229,11 +241,16 @@ class _ProjectionEmitter:
             start = emit.let(start)
             for r in range(len(rows)):
                 sums[r, v].value = start
-        lines = -(-self.cut.width * self.cut.height // (emit.LINE * self.cut.block))  # to fetch at each step
+        tiles = self.cut.block // self.cut.height
+        lines = -(-self.cut.width // (emit.LINE * tiles))  # to fetch at each step
 
-        def fetch(k: Expr) -> None:
+        def fetch_lines(k: Expr) -> None:
             for line in range(lines if step is not None else 0):
                 emit.prefetch(self.packed, self.place(panel + 1, 0, 0) + ((step + k) * lines + line) * emit.LINE)
+
+        def fetch(k: Expr) -> None:
+            few = step is None or tiles <= _FETCHING_TILES
+            emit.when([] if few else [step < _FETCHING_TILES * self.kernel.depth], lambda: fetch_lines(k))
 
         emit.multiply(
             sums,

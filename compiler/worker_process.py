@@ -25,6 +25,15 @@ class WorkerProcess:
 
     def run(self, job: dict[str, Any]) -> dict[str, Any]:
         """The worker's answer; one with ``"kind": "crash"`` when the process ended without one."""
+        try:
+            return self._run(job)
+        except BaseException:
+            if self.process is not None:
+                self.process.kill()  # an answer that comes later would be taken for that to the next job
+                self.process.wait()
+            raise
+
+    def _run(self, job: dict[str, Any]) -> dict[str, Any]:
         for _ in range(2):
             answer = self._ask(job)
             if answer.endswith("\n"):  # a worker that is killed may leave half a line

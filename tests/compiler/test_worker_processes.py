@@ -61,6 +61,18 @@ def test_a_worker_that_is_killed_is_an_answer_and_the_next_job_starts_another(wo
     assert refused(worker.run(UNKNOWN))
 
 
+def test_an_answer_that_nobody_waited_for_is_not_taken_for_the_next_one(worker):
+    assert refused(worker.run(UNKNOWN))
+
+    def interrupted():
+        raise KeyboardInterrupt
+
+    worker.process.stdout.readline = interrupted
+    with pytest.raises(KeyboardInterrupt):
+        worker.run({**UNKNOWN, "target": "cpu:sundial"})
+    assert refused(worker.run(UNKNOWN))
+
+
 def test_a_pool_keeps_one_worker():
     pool = WorkerPool()
     first, second = pool.take(), pool.take()

@@ -244,13 +244,15 @@ class _ProjectionEmitter:
         tiles = self.cut.block // self.cut.height
         lines = -(-self.cut.width // (emit.LINE * tiles))  # to fetch at each step
 
-        def fetch_lines(k: Expr) -> None:
-            for line in range(lines if step is not None else 0):
-                emit.prefetch(self.packed, self.place(panel + 1, 0, 0) + ((step + k) * lines + line) * emit.LINE)
+        def fetch_lines(step: Expr) -> None:
+            for line in range(lines):
+                emit.prefetch(self.packed, self.place(panel + 1, 0, 0) + (step * lines + line) * emit.LINE)
 
         def fetch(k: Expr) -> None:
-            few = step is None or tiles <= _FETCHING_TILES
-            emit.when([] if few else [step < _FETCHING_TILES * self.kernel.depth], lambda: fetch_lines(k))
+            if step is not None:
+                few = tiles <= _FETCHING_TILES
+                conditions = [] if few else [step < _FETCHING_TILES * self.kernel.depth]
+                emit.when(conditions, lambda: fetch_lines(step + k))
 
         emit.multiply(
             sums,

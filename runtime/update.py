@@ -20,6 +20,7 @@ from bucketmod.runtime.tvm_runtime import tensor
 
 CHUNK = 8192  # values that a task updates, and of which a part of a sum is made
 BY_ROWS = "_by_rows"
+_LEAST_BY_ROWS = 1 << 16  # values; fewer are updated by one thread, as a whole, before others would have started
 
 
 class UpdateKernels:
@@ -44,14 +45,14 @@ class UpdateKernels:
     def bind(self, name: str, *arrays: np.ndarray, rows: np.ndarray | None = None) -> Callable[..., tuple[float, ...]]:
         """A function of the kernel's scalars alone, as in ``bind("sgd_update", weight, gradient)(lr, wd, ...)``.
 
-        ``rows``: the table of the gradient's rows, for kernels that make use of one. The function keeps the arrays
-        alive, and returns the kernel's sums. Raises KeyError for an unknown kernel, ValueError when an array is not as
-        described above.
+        ``rows``: the table of the gradient's rows, for kernels that make use of one and arrays large enough. The
+        function keeps the arrays alive, and returns the kernel's sums. Raises KeyError for an unknown kernel,
+        ValueError when an array is not as described above.
         """
         if len({array.size for array in arrays}) != 1:
             raise ValueError(f"{name}: arrays of different sizes {[array.shape for array in arrays]}")
         tensors = [_tensor(array) for array in arrays]
-        if rows is not None and name + BY_ROWS in self._functions:
+        if rows is not None and arrays[0].size >= _LEAST_BY_ROWS and name + BY_ROWS in self._functions:
             name += BY_ROWS
             tensors.append(tensor(rows))
         function = self._functions[name]

@@ -125,11 +125,12 @@ class EmbeddingGrad(Kernel):
 
     def _clear_listed(self, table: Expr, dweight: Expr, zeros: float, lanes: int) -> None:
         """The rows that are listed, or all."""
+        several = min(self.count, self.vocab) * self.dim * streams.NS_PER_FLOAT > streams.WORTH_THREADS_NS
         with T.If(table[COUNT] < 0):
             with T.Then(), streams.tasks(self.vocab, zeros) as row:
                 self._clear(dweight, row, lanes)
                 T.buffer_store(table, 0, [LIST + self.vocab + row])
-            with T.Else(), T.parallel(table[COUNT]) as place:
+            with T.Else(), (T.parallel if several else T.serial)(table[COUNT]) as place:
                 row = T.bind(table[LIST + place])
                 self._clear(dweight, row, lanes)
                 T.buffer_store(table, 0, [LIST + self.vocab + row])

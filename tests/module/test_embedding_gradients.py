@@ -8,7 +8,7 @@ import pytest
 import bucketmod as mx
 from bucketmod.runtime.gradient_rows import ALL_ROWS, COUNT, LIST, TRUSTED
 
-WORDS, WIDTH, BATCH = 23, 6, 4
+WORDS, WIDTH, BATCH = 1100, 64, 4  # large enough for updates by rows
 OPTIMIZERS = {
     "sgd": {"learning_rate": 0.5},
     "sgd with decay": {"learning_rate": 0.5, "wd": 0.1, "clip_gradient": 0.2},

@@ -48,7 +48,7 @@ def is_aligned(array: np.ndarray) -> bool:
 def _raw(nbytes: int) -> np.ndarray:
     """At least ``nbytes`` (and at least one) aligned bytes."""
     if nbytes >= _OWN_PAGES:
-        pages = mmap.mmap(-1, nbytes)
+        pages = mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)  # shared ones get no huge pages
         if nbytes >= 2 * _HUGE_PAGE and hasattr(mmap, "MADV_HUGEPAGE"):
             with contextlib.suppress(OSError):  # a kernel without huge pages
                 pages.madvise(mmap.MADV_HUGEPAGE)

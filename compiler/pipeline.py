@@ -107,9 +107,9 @@ def schedule_phase(module: ir.IRModule, target: Target) -> dict[ir.GlobalVar, ti
 def compile_program(program: Program, mode: str, wrt: Sequence[str], target_name: str) -> CompiledProgram:
     """Compiles a forward program.
 
-    ``mode``: "train" (entries ``forward`` and ``backward``) or "infer" (entry ``infer``); ``wrt``: inputs whose
-    gradients are wanted, for "train". Raises CompileError (or a class of it) naming the node at fault, and
-    NotImplementedError for CUDA targets, whose programs can be built (see ``compiler.cuda``) but not run yet.
+    ``mode``: "train" (entries ``forward`` and ``backward``) or "infer" (``infer``, and ``prepare`` before it);
+    ``wrt``: inputs whose gradients are wanted, for "train". Raises CompileError (or a class of it) naming the node at
+    fault, and NotImplementedError for CUDA, for which programs can be built (see ``compiler.cuda``) but not run yet.
     """
     started = time.perf_counter()
     lowered = lower_program(program, mode, wrt, target_name)
@@ -165,7 +165,7 @@ def lower_program(program: Program, mode: str, wrt: Sequence[str], target_name: 
         module, added = import_program(program, target)
         module = relax_phase(module)
         functions = schedule_phase(module, target)
-        layout = lay_out(program, read_calls(module), added, mode)
+        layout = lay_out(program, read_calls(module), functions, added, mode)
     functions.update(layout.copies)
     return LoweredProgram(program, target, functions, layout)
 
@@ -178,6 +178,9 @@ def describe(program: Program, layout: Layout, mode: str, target: Target, second
         TensorSpec(name=port.name, role=port.role, shape=port.shape, dtype=port.dtype, of=port.of, offset=None)
         for port in (*program.inputs, *layout.added)
     ]
+    for storage, digest in layout.prepared.items():
+        tensors.append(TensorSpec(name=layout.names[storage], role="prepared", shape=storage.shape,
+                                   dtype=storage.dtype, of=digest, offset=None))  # fmt: skip
     for name, value in layout.constants.items():
         tensors.append(TensorSpec(name=name, role="constant", shape=value.shape, dtype=value.dtype.name, of="",
                                    offset=None))  # fmt: skip

@@ -42,7 +42,8 @@ def profile_program(
     rounds: int = 5,
     clock: Callable[[], float] = time.perf_counter,
 ) -> list[KernelTime]:
-    """Runs every kernel in order, ``rounds`` times after a first one, and returns them with the slowest first.
+    """Runs every kernel in order, ``rounds`` times after a first one, and returns them with the slowest first; without
+    those that run once for each set of parameters.
 
     ``values``: arrays of inputs by name; an input that is not among them holds small random numbers. ``clock``:
     seconds; ``time.process_time`` on a machine with other work to do. Raises ValueError where this machine cannot run
@@ -50,8 +51,12 @@ def profile_program(
     """
     lowered = lower_program(program, mode, wrt, target)
     lowered.target.check_host()
-    calls = [call for entry in lowered.layout.entries for call in entry.calls]
-    run = _runners(lowered, calls, values)
+    once = [call for entry in lowered.layout.entries if entry.name == "prepare" for call in entry.calls]
+    calls = [call for entry in lowered.layout.entries if entry.name != "prepare" for call in entry.calls]
+    run = _runners(lowered, [*once, *calls], values)
+    for function in run[: len(once)]:
+        function()
+    run = run[len(once) :]
     times = np.zeros((rounds + 1, len(calls)))
     for turn in range(rounds + 1):
         for index, function in enumerate(run):

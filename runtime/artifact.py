@@ -26,7 +26,7 @@ from bucketmod.runtime.gradient_rows import table_size
 from bucketmod.runtime.memory import ALIGNMENT, aligned_copy
 from bucketmod.runtime.tvm_runtime import load_library
 
-FORMAT_VERSION = 4
+FORMAT_VERSION = 5
 MANIFEST_FILE = "manifest.json"
 CONSTANTS_FILE = "constants.npz"
 LIBRARY_FILES = ("module.so", "module.o")
@@ -34,7 +34,7 @@ LIBRARY_FILES = ("module.so", "module.o")
 MODES = ("train", "infer", "update")
 ROLES = (
     "data", "label", "parameter", "auxiliary", "state", "seed", "head_gradient", "constant", "gradient",
-    "gradient_rows", "output",
+    "gradient_rows", "output", "prepared",
 )  # fmt: skip
 # The roles whose memory the kernels write; of these, the ones in the workspace have an offset.
 WRITTEN_ROLES = ("output", "gradient", "auxiliary")
@@ -54,8 +54,8 @@ class TensorSpec:
     ``name``: unique in the manifest. ``role``: what it is for, see ``ROLES``.
     ``shape``, ``dtype``: dense, C order.
     ``of``: the partner: for a gradient and its table of rows (see :mod:`bucketmod.runtime.gradient_rows`) the input
-    that they belong to, for a head gradient the output, for an auxiliary output the auxiliary input that it replaces;
-    empty otherwise.
+    that they belong to, for a head gradient the output, for an auxiliary output the auxiliary input that it replaces,
+    for what is prepared the digest of its computation; empty otherwise.
     ``offset``: bytes from the start of the workspace for a tensor that lives there, a multiple of 64; None for a
     buffer that the caller owns.
     """
@@ -231,6 +231,8 @@ class _ManifestReader:
                 rows = gradients[spec.of].shape[0] if spec.of in gradients and gradients[spec.of].shape else 0
                 if (spec.shape, spec.dtype) != ((table_size(rows),), "int32"):
                     raise ArtifactError(f"{MANIFEST_FILE}: {spec.name!r} is no table of rows of a gradient")
+            if spec.role == "prepared" and not (_DIGEST.fullmatch(spec.of) and "prepare" in manifest.entries):
+                raise ArtifactError(f"{MANIFEST_FILE}: {spec.name!r} is prepared by nothing")
             if spec.offset is None:
                 continue
             inside = spec.offset + spec.nbytes <= manifest.workspace_bytes

@@ -35,6 +35,8 @@ class Executor:
     ):
         manifest = artifact.manifest
         expected = {"train": ("forward", "backward"), "infer": ("infer",)}.get(manifest.mode, ())
+        prepares = manifest.mode == "infer" and "prepare" in manifest.entries
+        expected += ("prepare",) * prepares
         if not expected or set(manifest.entries) != set(expected):
             raise ArtifactError(f"{artifact.folder}: mode {manifest.mode!r} with entries {sorted(manifest.entries)}")
         self.artifact = artifact
@@ -55,6 +57,9 @@ class Executor:
         self._sums: list[tuple[np.ndarray, np.ndarray]] = []
         self._input_gradients: dict[str, np.ndarray] = {}
         self._seed: np.ndarray | None = None
+        self._prepared = [spec.of for spec in manifest.by_role("prepared")] if prepares else []
+        self._prepared_from: int | None = None  # version of the parameters
+        self._changes_states = any(spec.role == "auxiliary" and spec.of for spec in manifest.tensors)
         self._kept = False  # whether the workspace holds what backward needs
 
     @property
@@ -82,8 +87,19 @@ class Executor:
         if self._seed is not None:
             self._seed[:] = seed
         self._workspace.owner = self
+        if self._prepared and (self._prepared_from is None or self._prepared_from != self.store.parameters_version):
+            self._prepare(calls[1])
         self._functions[0](*calls[0])
         self._kept = self.trains
+        if self._changes_states:
+            self.store.parameters_changed()
+
+    def _prepare(self, call: tuple[Any, ...]) -> None:
+        """Computes what follows from the parameters alone, unless another program did so."""
+        if self.store.lacks(self._prepared):
+            self._functions[1](*call)
+            self.store.has_prepared(self._prepared)
+        self._prepared_from = self.store.parameters_version
 
     def backward(self, head_gradients: Mapping[str, np.ndarray] | None = None) -> None:
         """Computes the gradients of the last forward, which must have been of this executor (RuntimeError otherwise).
@@ -104,6 +120,8 @@ class Executor:
             self._functions[0](*calls[0])
         self._kept = False
         self._functions[1](*calls[1])
+        if self._changes_states:
+            self.store.parameters_changed()
         for total, part in self._sums:
             np.add(total, part, out=total)
 
@@ -171,6 +189,8 @@ class Executor:
             if spec.of in self._accumulate:
                 return self.store.partial_gradient(spec.of, spec.shape, spec.dtype)
             return self.store.gradient(spec.of, spec.shape, spec.dtype)
+        if spec.role == "prepared":
+            return self.store.prepared(spec.of, spec.shape, spec.dtype)
         if spec.role == "gradient_rows":
             rows = self._gradient_specs[spec.of].shape[0]
             # What adds up is written by others as well, and its parts are no gradients that an update sees.

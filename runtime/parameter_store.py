@@ -17,16 +17,22 @@ class ParameterStore:
     ``parameters``, ``gradients``, ``auxiliary``: name -> 64-byte aligned array; the arrays never move, so programs
     and optimizer kernels bind to them once. ``gradient_rows``: tables of :mod:`bucketmod.runtime.gradient_rows`.
 
-    ``private_gradients``: nobody but programs writes to gradients, unless :meth:`open_gradient` says so.
+    ``private``: nobody but programs writes to gradients, unless :meth:`open_gradient` says so, and whoever writes to
+    parameters and auxiliary states calls :meth:`parameters_changed`, unless :meth:`open_parameters` was called. Then
+    what follows from parameters alone (packed weights), which all programs share, need not be computed in every step.
     """
 
-    def __init__(self, private_gradients: bool = False) -> None:
+    def __init__(self, private: bool = False) -> None:
         self.parameters: dict[str, np.ndarray] = {}
         self.gradients: dict[str, np.ndarray] = {}
         self.auxiliary: dict[str, np.ndarray] = {}
         self.gradient_rows: dict[str, np.ndarray] = {}
-        self._private = private_gradients
+        self._private = private
         self._open: set[str] = set()
+        self._prepared: dict[str, np.ndarray] = {}
+        self._prepared_from: dict[str, int] = {}  # version of the parameters
+        self._version = 0
+        self._parameters_watched = private
         self._partial: dict[str, np.ndarray] = {}
 
     def parameter(self, name: str, shape: Sequence[int], dtype: DTypeLike = np.float32) -> np.ndarray:
@@ -57,9 +63,36 @@ class ParameterStore:
         if name in self.gradient_rows:
             distrust(self.gradient_rows[name])
 
+    def parameters_changed(self) -> None:
+        """Values of parameters or auxiliary states are not those of before."""
+        self._version += 1
+
+    def open_parameters(self) -> None:
+        """Others may write to parameters and auxiliary states, at any time from now on."""
+        self._parameters_watched = False
+
+    @property
+    def parameters_version(self) -> int | None:
+        """Differs from every earlier one where values may have changed since; None: they may change at any time."""
+        return self._version if self._parameters_watched else None
+
+    def prepared(self, digest: str, shape: Sequence[int], dtype: DTypeLike) -> np.ndarray:
+        """The place of what a computation with this digest makes of the parameters; ValueError as for
+        :meth:`parameter`."""
+        return _get(self._prepared, "value prepared by computation", digest, shape, dtype)
+
+    def lacks(self, digests: Sequence[str]) -> bool:
+        """Whether some of these have not been prepared from the parameters as they are now."""
+        version = self.parameters_version
+        return version is None or any(self._prepared_from.get(digest) != version for digest in digests)
+
+    def has_prepared(self, digests: Sequence[str]) -> None:
+        """These were prepared from the parameters as they are now."""
+        self._prepared_from.update(dict.fromkeys(digests, self._version))
+
     def nbytes(self) -> int:
         """Bytes of all arrays together."""
-        groups = (self.parameters, self.gradients, self.auxiliary, self.gradient_rows, self._partial)
+        groups = (self.parameters, self.gradients, self.auxiliary, self.gradient_rows, self._partial, self._prepared)
         return sum(array.nbytes for group in groups for array in group.values())
 
 

@@ -228,6 +228,7 @@ class MonitoredExecutor:
     def _variable(self, name: str) -> np.ndarray:
         for group in (self.store.parameters, self.store.auxiliary):
             if name in group:
+                self.store.open_parameters()  # the callback may write to what it is shown
                 return group[name]
         found = self._inner.input(name)
         assert found is not None, f"the program has no input {name!r}"

@@ -178,15 +178,11 @@ class ContextExecutor:
         borrowed = self.memory.inputs.borrow(self, f"{argument.role}:{name}", argument.shape, argument.dtype)
         return self.memory.array(borrowed, self._places[name])
 
-    def _array(self, name: str, arrays: Mapping[str, np.ndarray]) -> NDArray:
-        return self.memory.array(arrays[name], self._places[name])
-
     @property
     def arg_dict(self) -> dict[str, NDArray]:
         """Every argument by name."""
-        parameters = self.memory.store.parameters
         return {
-            name: self._array(name, parameters) if argument.role == "parameter" else self.input(name)
+            name: self.memory.parameter(name, self._places[name]) if argument.role == "parameter" else self.input(name)
             for name, argument in self._arguments.items()
             if argument.role != "auxiliary"
         }
@@ -194,8 +190,8 @@ class ContextExecutor:
     @property
     def aux_dict(self) -> dict[str, NDArray]:
         """Every auxiliary state by name."""
-        auxiliary = self.memory.store.auxiliary
-        return {each.name: self._array(each.name, auxiliary) for each in self.bucket.by_role("auxiliary")}
+        names = [each.name for each in self.bucket.by_role("auxiliary")]
+        return {name: self.memory.auxiliary_state(name, self._places[name]) for name in names}
 
     @property
     def grad_dict(self) -> dict[str, NDArray | None]:

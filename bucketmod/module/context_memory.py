@@ -24,9 +24,13 @@ class ContextMemory:
 
     context: Context
     stream: Stream | None = None
-    store: ParameterStore = field(default_factory=lambda: ParameterStore(private_gradients=True))
+    store: ParameterStore = field(default_factory=lambda: ParameterStore(private=True))
     workspace: Workspace = field(default_factory=Workspace)
     inputs: InputBuffers = field(default_factory=InputBuffers)
+
+    def __post_init__(self) -> None:
+        if self.stream is not None:  # updates do not wait for programs that were asked for before
+            self.store.open_parameters()
 
     def run(self, function: Callable[..., None], *args: Any) -> None:
         """Calls ``function(*args)``: now, or on the stream, after what was asked for before."""
@@ -45,6 +49,16 @@ class ContextMemory:
         ``context``: where a graph that is cut over contexts has it, when that is elsewhere."""
         context = context or self.context
         return NDArray(data, context) if self.stream is None else StreamArray(data, context, self.stream)
+
+    def parameter(self, name: str, context: Context | None = None) -> NDArray:
+        """The parameter ``name``, for users, who may write to it at any time."""
+        self.store.open_parameters()
+        return self.array(self.store.parameters[name], context)
+
+    def auxiliary_state(self, name: str, context: Context | None = None) -> NDArray:
+        """The same for an auxiliary state."""
+        self.store.open_parameters()
+        return self.array(self.store.auxiliary[name], context)
 
     def gradient(self, name: str, context: Context | None = None) -> NDArray:
         """The gradient of the parameter ``name``, as ``array`` gives it."""
@@ -83,6 +97,8 @@ class SharedMemory:
             memory.wait()
         first, *others = self.contexts
         arrays = {name: first.store.parameters[name] for name in names}
+        for memory in self.contexts:
+            memory.store.open_parameters()  # the sharer writes when it likes
         for memory in others:
             memory.store.parameters.update(arrays)
         self.sharer, self._shared = sharer, list(names)

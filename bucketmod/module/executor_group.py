@@ -325,16 +325,30 @@ class DataParallelExecutorGroup:
         self.wait()
         if self.memory.sharer is not None:
             self.memory.sharer.keep_apart()
-        for given, names, kind in ((arg_params, self.param_names, "param"), (aux_params, self.aux_names, "aux")):
-            known = set(names)
-            for name, value in given.items():
-                if name in known:
-                    stores = [memory.store for memory in self._memories]
-                    found = [(store.parameters if kind == "param" else store.auxiliary)[name] for store in stores]
-                    for array in _distinct(found):
-                        copy_value(name, value, array)
-                elif not allow_extra:
-                    raise ValueError(f'Find name "{name}" that is not in the arguments: see allow_extra')
+        groups = (
+            (arg_params, self.param_names, [memory.store.parameters for memory in self._memories]),
+            (aux_params, self.aux_names, [memory.store.auxiliary for memory in self._memories]),
+        )
+        try:
+            for given, names, arrays in groups:
+                self._copy_values(given, set(names), arrays, allow_extra)
+        finally:
+            self.parameters_changed()
+
+    def _copy_values(
+        self, given: Mapping[str, Any], known: set[str], arrays: list[dict[str, np.ndarray]], allow_extra: bool
+    ) -> None:
+        for name, value in given.items():
+            if name in known:
+                for array in _distinct([of_context[name] for of_context in arrays]):
+                    copy_value(name, value, array)
+            elif not allow_extra:
+                raise ValueError(f'Find name "{name}" that is not in the arguments: see allow_extra')
+
+    def parameters_changed(self) -> None:
+        """To be called after values of parameters or auxiliary states were written."""
+        for memory in self._memories:
+            memory.store.parameters_changed()
 
     def get_params(self, arg_params: Mapping[str, NDArray], aux_params: Mapping[str, NDArray]) -> None:
         """Writes the mean over contexts of every parameter and auxiliary state into these arrays."""
@@ -354,8 +368,16 @@ class DataParallelExecutorGroup:
     @property
     def param_arrays(self) -> list[list[NDArray]]:
         """Parameters in the order of the graph's arguments; see ``SharedMemory.share``."""
-        names = [name for name in self.arg_names if name in set(self.param_names)]
-        return [[memory.array(memory.store.parameters[name]) for memory in self._memories] for name in names]
+        return [[memory.parameter(name) for memory in self._memories] for name in self._in_order]
+
+    def own_param_arrays(self) -> list[list[NDArray]]:
+        """The same for those who call ``parameters_changed`` when they have written."""
+        return [[memory.array(memory.store.parameters[name]) for memory in self._memories] for name in self._in_order]
+
+    @property
+    def _in_order(self) -> list[str]:
+        parameters = set(self.param_names)
+        return [name for name in self.arg_names if name in parameters]
 
     @cached_property
     def grad_arrays(self) -> list[list[NDArray | None]] | None:
@@ -365,13 +387,13 @@ class DataParallelExecutorGroup:
         return [
             [memory.gradient(name) if self.grad_req[name] != "null" else None
              for memory in self._memories]
-            for name in self.arg_names if name in set(self.param_names)
+            for name in self._in_order
         ]  # fmt: skip
 
     @property
     def aux_arrays(self) -> list[list[NDArray]]:
         """Auxiliary states in the order of the graph."""
-        return [[memory.array(memory.store.auxiliary[name]) for memory in self._memories] for name in self.aux_names]
+        return [[memory.auxiliary_state(name) for memory in self._memories] for name in self.aux_names]
 
     @property
     def data_arrays(self) -> list[list[tuple[slice, NDArray]]]:

@@ -87,28 +87,32 @@ class ParameterUpdates:
         gradients = group.grad_arrays
         if gradients is None:
             raise MXNetError("update() needs a module that was bound with for_training=True")
+        parameters = group.own_param_arrays() if self._writes_in_updates_only else group.param_arrays
         trained = [
             (name, own, grads)
-            for name, own, grads in zip(group.param_names, group.param_arrays, gradients, strict=True)
+            for name, own, grads in zip(group.param_names, parameters, gradients, strict=True)
             if grads[0] is not None
         ]
         if strangers := [name for name, _, _ in trained if name not in self._position]:
             raise MXNetError(f"the optimizer does not know {', '.join(strangers)}: it was made for another graph")
-        exchange = self._exchange(trained)
-        if self.updater is None:
-            return exchange
-        calls = self._updater_calls(trained, len(group.contexts))
-        updater = self.updater
-        if len(calls) == 1 and self.kvstore is None:
-            (only,) = calls
-            return lambda: updater(*only)
+        exchange, updater = self._exchange(trained), self.updater
+        calls = self._updater_calls(trained, len(group.contexts)) if updater is not None else []
 
         def update() -> None:
-            exchange()
-            for call in calls:
-                updater(*call)
+            try:
+                exchange()
+                for call in calls:
+                    updater(*call)
+            finally:
+                group.parameters_changed()
 
         return update
+
+    @property
+    def _writes_in_updates_only(self) -> bool:
+        """Whether nobody keeps the parameters' arrays, to write to them at other times: stores may, and so may
+        optimizers of users."""
+        return self.kvstore is None and type(self.optimizer).__module__.startswith(f"{opt.__name__}.")
 
     def _updater_calls(
         self, trained: Sequence[tuple[str, list[NDArray], Any]], contexts: int

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import onnx
-from tvm import relax
+from tvm import ir, relax
 
 from bucketmod.compiler.errors import CompileError, UnsupportedOperatorError
 from bucketmod.compiler.graph.shapes import MICROSOFT, attributes
@@ -44,11 +44,13 @@ class ImportContext:
     """What converters work with.
 
     ``bb``: the Relax builder; ``target``; ``functions``: kernels already added to the module, by kernel instance;
-    ``values``: ONNX name -> Relax expression; ``row_tables``: name of a gradient -> table of its rows.
+    ``values``: ONNX name -> Relax expression; ``row_tables``: name of a gradient -> table of its rows;
+    ``parameters``: the variables of parameters and auxiliary states; ``inference``: whether nothing is trained.
     """
 
-    def __init__(self, target: Target, bb: relax.BlockBuilder):
+    def __init__(self, target: Target, bb: relax.BlockBuilder, inference: bool = False):
         self.target = target
+        self.inference = inference
         self.bb = bb
         self.functions: dict[Any, Any] = {}
         self.values: dict[str, Any] = {}
@@ -57,6 +59,8 @@ class ImportContext:
         self.clipped_from: dict[str, tuple[str, int, int]] = {}  # output of a Clip of such a Cast -> its input, bounds
         self.transposed_from: dict[str, str] = {}  # output of a Transpose of the last two axes -> its input
         self.row_tables: dict[str, Any] = {}
+        self.parameters: set[Any] = set()
+        self._followers: dict[Any, bool] = {}  # variable -> whether it follows from parameters
         self.seed: Any = None  # the input that seeds random streams, made on first use
 
     def emit(self, expr: Any) -> Any:
@@ -73,6 +77,22 @@ class ImportContext:
         if self.shape(expr) == tuple(shape):
             return expr
         return self.emit(relax.op.reshape(expr, tuple(int(d) for d in shape)))
+
+    def follows_from_parameters(self, expr: Any) -> bool:
+        """Whether a value depends on parameters, auxiliary states and constants alone."""
+        if isinstance(expr, ir.Var):
+            if expr not in self._followers:
+                bound = self.bb.lookup_binding(expr)
+                known = self.follows_from_parameters(bound) if bound is not None else False
+                self._followers[expr] = expr in self.parameters or known
+            return self._followers[expr]
+        if isinstance(expr, relax.Tuple):
+            return all(map(self.follows_from_parameters, expr.fields))
+        if isinstance(expr, relax.TupleGetItem):
+            return self.follows_from_parameters(expr.tuple_value)
+        if isinstance(expr, ir.Call):
+            return all(map(self.follows_from_parameters, expr.args))
+        return True  # constants, shapes and functions
 
     def expr(self, name: str) -> Any:
         if name not in self.values:

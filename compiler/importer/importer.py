@@ -37,13 +37,16 @@ def import_program(program: Program, target: Target) -> tuple[ir.IRModule, list[
     graph = program.model.graph
     nodes = [Node(proto) for proto in graph.node]
     _refuse_unknown(nodes)
-    context = ImportContext(target, relax.BlockBuilder())
+    trains = any(port.role == "gradient" for port in program.outputs)
+    context = ImportContext(target, relax.BlockBuilder(), inference=not trains)
     context.arrays = {t.name: onnx.numpy_helper.to_array(t) for t in graph.initializer}
     parameters = []
     for index, port in enumerate(program.inputs):
         variable = relax.Var(f"i{index}", relax.TensorType(port.shape, port.dtype))
         context.values[port.name] = variable
         parameters.append(variable)
+        if port.role in ("parameter", "auxiliary"):
+            context.parameters.add(variable)
     added = []
     if any(node.op_type == "Dropout" for node in nodes):
         context.seed = relax.Var(SEED, relax.TensorType((2,), "int64"))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from tvm import relax
 
-from bucketmod.compiler.kernels.kernel import FLOPS, IN_PLACE, Kernel, TensorShape
+from bucketmod.compiler.kernels.kernel import COMMON, FLOPS, IN_PLACE, Kernel, TensorShape
 
 if TYPE_CHECKING:
     from bucketmod.compiler.target import CpuFeatures
@@ -23,7 +23,16 @@ def emit_kernel(context: Any, kernel: Kernel, args: Sequence[Any]) -> list[Any]:
     On a CPU the tuned form is taken where there is one. Equal kernels share one function of the module
     (``context.functions``). An argument whose shape differs from the kernel's but not its size is reshaped. Scratch
     buffers of the tuned form become outputs of the call that nothing reads, so the memory plan gives them a place.
+
+    A weight that a tuned form brings into another order is packed by a kernel of its own where it follows from
+    parameters: programs for inference do that once for each set of parameters (``lowering.preparation``).
     """
+    cpu = context.target.cpu
+    split = kernel.with_packed_weight(cpu, context.inference) if cpu is not None else None
+    if split is not None and context.follows_from_parameters(args[split[0]]):
+        index, pack, kernel = split
+        (packed,) = emit_kernel(context, pack, [args[index]])
+        args = [*args[:index], packed, *args[index + 1 :]]
     if kernel not in context.functions:
         context.functions[kernel] = _add_function(context, kernel)
     function, inputs, outputs = context.functions[kernel]
@@ -57,6 +66,8 @@ def _function(kernel: Kernel, cpu: CpuFeatures | None) -> tuple[Any, list[Tensor
             function = function.with_attr(IN_PLACE, kernel.in_place)
     if kernel.flops:
         function = function.with_attr(FLOPS, str(kernel.flops))  # text, for there may be more than 32 bits of them
+    if kernel.common:
+        function = function.with_attr(COMMON, True)
     return function.without_attr("global_symbol"), outputs
 
 

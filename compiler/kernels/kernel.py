@@ -16,6 +16,9 @@ WRITTEN = "bucketmod.written"
 
 FLOPS = "bucketmod.flops"  # PrimFunc attribute: what ``Kernel.flops`` says, for profiles
 
+# PrimFunc attribute: other programs are likely to have the same kernel, so its machine code is an object of its own.
+COMMON = "bucketmod.common"
+
 # PrimFunc attribute {output index: input index}: the output may be written over the input, in one place. The memory
 # plan does so where nothing reads the input later; elsewhere, as in the tests of kernels, the two are apart.
 IN_PLACE = "bucketmod.in_place"
@@ -46,9 +49,22 @@ class Kernel(ABC):
         return 0
 
     @property
+    def common(self) -> bool:
+        """Whether the kernel is worth ``COMMON``: what takes long to compile, or does not depend on the bucket."""
+        return self.flops > 0
+
+    @property
     def in_place(self) -> dict[int, int]:
         """``IN_PLACE`` of the tuned form; input and output must have the same number of bytes."""
         return {}
+
+    def with_packed_weight(self, cpu: CpuFeatures, once: bool) -> tuple[int, Kernel, Kernel] | None:
+        """Where the tuned form first brings an input, a weight, into another order: the number of that input, the
+        kernel that does so, and this kernel for an input that is in that order already.
+
+        ``once``: the first of them will run once for many calls of the other. None where that is no gain.
+        """
+        return None
 
     def scratch(self, cpu: CpuFeatures) -> list[TensorShape]:
         """Buffers that only the tuned form needs; the memory planner places them in the workspace."""

@@ -1,12 +1,13 @@
 """Where each tensor of a program lives, and which kernel calls make up each entry point.
 
 Outputs stay in the workspace, gradients go straight into the caller's buffers. What the outputs need runs in
-``forward``; the rest of a training program runs in ``backward``.
+``forward``; the rest of a training program runs in ``backward``. What inference need not do in every step runs in
+``prepare``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -18,13 +19,15 @@ from bucketmod.compiler.errors import CompileError
 from bucketmod.compiler.lowering.calls import CallList, KernelCall, Storage, View
 from bucketmod.compiler.lowering.host import EntryPoint
 from bucketmod.compiler.lowering.plan import lifetimes, plan_offsets, share_in_place
+from bucketmod.compiler.lowering.preparation import find_preparation
 from bucketmod.compiler.program import Port, Program
 
 
 @dataclass
 class Layout:
     """``names``: manifest name of each argument; ``output_offsets``: bytes in the workspace; ``constants``: by
-    name; ``added``: inputs behind those of the program; ``copies``: kernels added for values that had to move."""
+    name; ``added``: inputs behind those of the program; ``prepared``: what is computed once for many steps, with its
+    digest (``preparation``); ``copies``: kernels added for values that had to move."""
 
     entries: list[EntryPoint]
     offsets: dict[Storage, int]
@@ -33,6 +36,7 @@ class Layout:
     output_offsets: dict[str, int]
     constants: dict[str, np.ndarray]
     added: Sequence[Port]
+    prepared: dict[Storage, str]
     copies: dict[ir.GlobalVar, tirx.PrimFunc] = field(default_factory=dict)
 
 
@@ -45,6 +49,12 @@ class _Builder:
         self.copies: dict[ir.GlobalVar, tirx.PrimFunc] = {}
         self.tail: list[KernelCall] = []  # copies that run after everything else
         self.outputs: dict[str, View] = {}
+
+    def parameters(self) -> dict[Storage, str]:
+        """Inputs that stay from step to step, and their names."""
+        kept = {port.name for port in self.program.inputs if port.role in ("parameter", "auxiliary")}
+        written = {port.of for port in self.program.outputs if port.role == "auxiliary"}
+        return {storage: name for storage, name in self.names.items() if name in kept - written}
 
     def place_results(self) -> None:
         owned: set[Storage] = set()
@@ -122,21 +132,33 @@ def make_entry(name: str, calls: list[KernelCall]) -> EntryPoint:
     return EntryPoint(name, list(arguments), calls)
 
 
-def lay_out(program: Program, calls: CallList, added: Sequence[Port], mode: str) -> Layout:
+def lay_out(
+    program: Program,
+    calls: CallList,
+    functions: Mapping[ir.GlobalVar, tirx.PrimFunc],
+    added: Sequence[Port],
+    mode: str,
+) -> Layout:
     """Plans memory and entry points of a lowered program. ``added``: what it takes behind the program's inputs."""
     builder = _Builder(program, calls, added)
     builder.place_results()
-    everything = [*calls.calls, *builder.tail]
-    if mode == "infer":
-        ordered = [everything]
-        names = ["infer"]
-    else:
-        needed = _needed(everything, builder.outputs)
-        ordered = [[c for c, n in zip(everything, needed, strict=True) if n is which] for which in (True, False)]
-        names = ["forward", "backward"]
-    entries = [make_entry(name, part) for name, part in zip(names, ordered, strict=True)]
     pinned = {view.storage for view in builder.outputs.values()}
-    in_order = [call for part in ordered for call in part]
+    prepared: dict[Storage, str] = {}
+    parts: dict[str, list[KernelCall]] = {}
+    if mode == "infer":
+        preparation = find_preparation(calls, functions, builder.parameters(), pinned)
+        prepared = preparation.digests
+        if prepared:
+            parts["prepare"] = preparation.calls
+        parts["infer"] = [*(preparation.rest if prepared else calls.calls), *builder.tail]
+    else:
+        everything = [*calls.calls, *builder.tail]
+        needed = _needed(everything, builder.outputs)
+        for name, which in (("forward", True), ("backward", False)):
+            parts[name] = [c for c, n in zip(everything, needed, strict=True) if n is which]
+    entries = [make_entry(name, part) for name, part in parts.items()]
+    builder.names.update({storage: f"prepared{index}" for index, storage in enumerate(prepared)})
+    in_order = [call for part in parts.values() for call in part]
     homes = share_in_place(in_order, pinned)
     offsets, total = plan_offsets(lifetimes(in_order, pinned, homes))
     offsets |= {storage: offsets[home] for storage, home in homes.items()}
@@ -147,4 +169,4 @@ def lay_out(program: Program, calls: CallList, added: Sequence[Port], mode: str)
                 builder.names[storage] = storage.name
                 constants[storage.name] = storage.value
     output_offsets = {name: offsets[view.storage] + view.offset for name, view in builder.outputs.items()}
-    return Layout(entries, offsets, total, builder.names, output_offsets, constants, added, builder.copies)
+    return Layout(entries, offsets, total, builder.names, output_offsets, constants, added, prepared, builder.copies)

@@ -1,8 +1,8 @@
 """Machine code of a program: the kernels of its forward pass with matrix products are objects by themselves.
 
-They take most of the time, and programs have them in common: what inference runs is the forward pass of training. So a
-process compiles each once and remembers the code. They are apart whether or not another program was there before: the
-same program gives the same library in every process.
+They and the kernels that pack weights take most of the time, and programs have them in common: what inference runs is
+the forward pass of training. So a process compiles each once and remembers the code. They are apart whether or not
+another program was there before: the same program gives the same library in every process.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import tvm
 import tvm_ffi
 from tvm import ir, tirx
 
-from bucketmod.compiler.kernels.kernel import FLOPS
+from bucketmod.compiler.kernels.kernel import COMMON
 from bucketmod.compiler.lowering.host import build_module, build_object, external_function, flatten
 from bucketmod.compiler.lowering.layout import Layout
 from bucketmod.compiler.target import Target
@@ -34,11 +34,11 @@ def build_objects(functions: dict[ir.GlobalVar, tirx.PrimFunc], layout: Layout, 
 
 
 def _shared_kernels(functions: dict[ir.GlobalVar, tirx.PrimFunc], layout: Layout) -> dict[str, tirx.PrimFunc]:
-    forward = {call.function.name_hint for call in layout.entries[0].calls}
+    forward = {call.function.name_hint for entry in layout.entries if entry.name != "backward" for call in entry.calls}
     return {
         var.name_hint: function
         for var, function in functions.items()
-        if var.name_hint in forward and function.attrs is not None and FLOPS in function.attrs
+        if var.name_hint in forward and function.attrs is not None and COMMON in function.attrs
     }
 
 

@@ -113,7 +113,7 @@ assert "TVM_USE_RUNTIME_LIB" not in os.environ and os.environ["TVM_NUM_THREADS"]
 
 def test_tables_of_rows_are_trusted_only_where_gradients_are_private():
     assert ParameterStore().row_table("w", 5)[TRUSTED] == 0
-    store = ParameterStore(private_gradients=True)
+    store = ParameterStore(private=True)
     store.open_gradient("later")
     table = store.row_table("w", 5)
     assert table is store.row_table("w", 5)

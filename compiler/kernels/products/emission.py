@@ -29,12 +29,17 @@ def emit_product(gemm: Gemm, cpu: CpuFeatures, buffers: dict[str, Any]) -> None:
     """Emits the loops of the product into the function under construction; ``buffers`` by the names of
     ``Gemm.arguments``. Families that go on with C in the same kernel call this; where they give "weights" [k], each row
     of A counts that often in the column sums."""
-    if cpu.tiles and tile_cycles(gemm, cpu) < plan_cycles(gemm, cpu):
+    if takes_tiles(gemm, cpu):
         found = tile_plan(gemm, cpu)
         assert found is not None
         emit_tile_product(gemm, found, buffers)
     else:
         _Emitter(gemm, plan(gemm, cpu), buffers).run()
+
+
+def takes_tiles(gemm: Gemm, cpu: CpuFeatures) -> bool:
+    """Whether tile registers are the faster ones for this product."""
+    return cpu.tiles and not gemm.panel and tile_cycles(gemm, cpu) < plan_cycles(gemm, cpu)
 
 
 class _Emitter:
@@ -206,6 +211,10 @@ class _Emitter:
 
         def vector(v: int, k: Expr) -> Expr:
             offset, width = vectors[v]
+            if self.gemm.panel:
+                panel = self.column_block * self.plan.block_panels + local_panel
+                at = (panel * self.gemm.k + self.first_k + k) * self.columns + offset
+                return emit.load(self.b, at, lanes=lanes)
             if self.plan.pack_b:
                 return emit.load(self.packed_b, self.b_place(local_panel, k, offset), lanes=lanes)
             at = (*self.b_lead, self.first_k + k, column + offset)

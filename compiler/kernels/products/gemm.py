@@ -6,21 +6,25 @@ The tuned form keeps a tile of C in registers while it runs along K: ``plan`` ch
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from tvm import te, tirx
 
 from bucketmod.compiler.kernels import emission as emit
 from bucketmod.compiler.kernels.kernel import Kernel, TensorShape
-from bucketmod.compiler.kernels.products.emission import emit_product
+from bucketmod.compiler.kernels.products.emission import emit_product, takes_tiles
 from bucketmod.compiler.kernels.products.epilogue import ACTIVATIONS, SLOPES, activate, slope
+from bucketmod.compiler.kernels.products.packed_weight import PANEL_VECTORS, PackedWeight, packed_size
 from bucketmod.compiler.kernels.products.plan import Plan, most_rows, plan
 
 if TYPE_CHECKING:
     from bucketmod.compiler.target import CpuFeatures
 
 __all__ = ["Gemm", "Plan", "emit_product", "most_rows", "plan"]
+
+# Rows from which on packing all of B first costs nothing; below, copies of small pieces, each used at once, cost less.
+_WORTH_PACKING = 192
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,8 @@ class Gemm(Kernel):
     In this order: ``bias`` [n] is added to every row, ``addend`` of the shape of C to C; the ``activation`` is applied
     (one of ``epilogue.ACTIVATIONS``); C is multiplied by the slope of the activation ``slope_of`` (one of
     ``epilogue.SLOPES``) where that one gave ``saved``, of the shape of C.
+
+    ``panel``: B is a ``PackedWeight`` of that many columns a panel, neither transposed nor shifted nor batched.
 
     ``column_sums``: a second output, [m], the sums of the columns of A [k, m]. Where A is the gradient of a layer's
     result, C is that of its weight and they are that of its bias.
@@ -58,12 +64,15 @@ class Gemm(Kernel):
     activation: str = ""
     slope_of: str = ""
     column_sums: bool = False
+    panel: int = 0
 
     def __post_init__(self) -> None:
         if self.shift and (self.trans_b or self.batch > 1):
             raise ValueError(f"{self}: a shift needs one B that is not transposed")
         if self.column_sums and (not self.trans_a or self.batch > 1):
             raise ValueError(f"{self}: column sums need one A that is transposed")
+        if self.panel and (self.shift or self.trans_b or self.batch > 1):
+            raise ValueError(f"{self}: a packed B is one that is neither transposed nor shifted")
         if self.activation not in ("", *ACTIVATIONS):
             raise ValueError(f"{self}: expected an activation of {ACTIVATIONS}")
         if self.slope_of not in ("", *SLOPES):
@@ -73,7 +82,8 @@ class Gemm(Kernel):
     def name(self) -> str:
         parts = {"bias": self.bias, "shifted": self.shift, "add": self.addend, self.activation: self.activation,
                  f"{self.slope_of}_slope": self.slope_of, "sums": self.column_sums}  # fmt: skip
-        return "_".join(["gemm", "nt"[self.trans_a] + "nt"[self.trans_b], *(part for part, on in parts.items() if on)])
+        right = "p" if self.panel else "nt"[self.trans_b]
+        return "_".join(["gemm", "nt"[self.trans_a] + right, *(part for part, on in parts.items() if on)])
 
     @property
     def flops(self) -> int:
@@ -100,6 +110,8 @@ class Gemm(Kernel):
             "A": self._matrix(*((self.k, self.m) if self.trans_a else (self.m, self.k)), self.batch_a),
             "B": self._matrix(*((self.n, self.k) if self.trans_b else (self.k, self.n)), self.batch_b),
         }
+        if self.panel:
+            found["B"] = (packed_size(self.k, self.n, self.panel),), "float32"
         if self.shift:
             found["edge"] = self._matrix(abs(self.shift), self.n, False)
         if self.bias:
@@ -116,7 +128,17 @@ class Gemm(Kernel):
     def _matrix(self, rows: int, columns: int, batched: bool) -> TensorShape:
         return ((self.batch, rows, columns) if batched and self.batch > 1 else (rows, columns)), "float32"
 
+    def with_packed_weight(self, cpu: CpuFeatures, once: bool) -> tuple[int, Kernel, Kernel] | None:
+        if self.panel or self.trans_a or self.shift or self.batch > 1 or takes_tiles(self, cpu):
+            return None
+        if not once and self.m < _WORTH_PACKING:
+            return None
+        panel = PANEL_VECTORS * cpu.lanes
+        return 1, PackedWeight(self.k, self.n, self.trans_b, panel), replace(self, trans_b=False, panel=panel)
+
     def portable(self) -> Any:
+        if self.panel:
+            raise NotImplementedError(f"{self.name}: weights are packed for CPUs only")
         given = {name: te.placeholder(shape, dtype, name) for name, (shape, dtype) in self.arguments.items()
                  if name not in ("C", "sums")}  # fmt: skip
         results = [self._finished(given, self._product(given))]

@@ -114,19 +114,20 @@ _COUNTS = sorted(2**twos * 3**threes for twos in range(12) for threes in range(2
 
 def _candidates(gemm: Gemm, cpu: CpuFeatures) -> Iterator[Plan]:
     lanes = cpu.lanes
-    for vectors in range(1, min(4, -(-gemm.n // lanes)) + 1):
+    widths = [gemm.panel // lanes] if gemm.panel else range(1, min(4, -(-gemm.n // lanes)) + 1)
+    for vectors in widths:
         tallest = min(most_rows(vectors, cpu.registers), cpu.registers // 2)
         if gemm.trans_a and tallest > lanes // 2:  # rows of packed tiles are copied in whole vectors
             tallest -= tallest % (lanes // 2)
         tiles = -(-gemm.m // tallest)
         rows = -(-gemm.m // tiles) if not gemm.trans_a else min(tallest, gemm.m)
         panels = -(-gemm.n // (vectors * lanes))
-        pack_b = gemm.trans_b or bool(gemm.shift) or tiles > 3
+        pack_b = not gemm.panel and (gemm.trans_b or bool(gemm.shift) or tiles > 3)
         depths = _DEPTHS[:3] if gemm.trans_a else _DEPTHS  # packing deep blocks of A pushes B out of the first caches
         for depth in sorted({_even_part(gemm.k, most, lanes) for most in depths}):
             # Most of the second cache is for what is packed; the rest passes through what is left.
             space = cpu.l2 * 3 // 4 // (4 * depth)
-            widest = max(1, space // (vectors * lanes)) if pack_b else panels
+            widest = max(1, space // (vectors * lanes)) if pack_b or gemm.panel else panels
             for width in cuts(panels, min(panels, widest)):
                 left = (space - width * vectors * lanes * pack_b) // rows if gemm.trans_a else tiles
                 for height in cuts(tiles, max(1, min(tiles, left))):
@@ -198,6 +199,8 @@ def _work(gemm: Gemm, cpu: CpuFeatures, p: Plan) -> float:
     if p.pack_b:
         copy = _TRANSPOSE_CYCLES if gemm.trans_b else _COPY_CYCLES
         cycles += columns * depth * (copy + _fetch_cycles(cpu, gemm.n * depth))
+    if gemm.panel:
+        cycles += columns * depth * _fetch_cycles(cpu, gemm.n * depth)
     blocks_of_k = -(-depth // p.depth)
     cycles += rows * columns * (blocks_of_k - 1) * _SUM_CYCLES
     cycles += rows / p.tile_rows * p.block_panels * blocks_of_k * _TILE_CYCLES

@@ -36,32 +36,15 @@ class ForwardEmitter(LoopEmitter):
             self.store("hn", self.load_padded("state", loop.steps % 2, row, unit=unit), row, unit=unit)
 
     def pack_weight(self) -> None:
-        with self.shared(self.tiling.units) as unit:
-            self.pack(unit)
+        if self.loop.packed:
+            return
+        weight = self.loop.packed_weight(self.tiling)
+        with self.shared(weight.units) as unit:
+            weight.pack(self.buffers["W"], self.buffers["packed"], unit)
 
     def begin(self, step: Expr) -> None:
         self.time = T.bind(self.loop.steps - 1 - step if self.loop.reverse else step)
         self.old = T.bind(step % 2)
-
-    def pack(self, unit: Expr) -> None:
-        """Packed weight: [unit, k, gate, lane]; lanes beyond the last unit repeat it. While a gate is copied, rows of
-        the next one are fetched."""
-        hidden, lanes, gates = self.loop.hidden, self.lanes, self.cell.gates
-        weight, packed = self.buffers["W"], self.buffers["packed"]
-        with T.serial(gates) as gate:
-            last = gate == gates - 1
-            next_gate, next_unit = T.bind(T.Select(last, 0, gate + 1)), T.bind(T.Select(last, unit + 1, unit))
-
-            def source(lane: int, k: Expr, count: int) -> Expr:
-                row = T.min(unit * lanes + lane, hidden - 1)
-                emit.prefetch(weight, next_gate * hidden + next_unit * lanes + lane, k)
-                return emit.load(weight, gate * hidden + row, k, lanes=lanes, width=count)
-
-            def target(k: Expr, value: Expr) -> None:
-                emit.prefetch(packed, next_unit, k, next_gate * lanes)
-                emit.store(packed, value, unit, k, gate * lanes, lanes=lanes)
-
-            emit.copy_transposed(source, target, hidden, lanes, lanes)
 
     def product(self, tile: Tile, sums: Sums) -> None:
         lanes, gates, packed = self.lanes, self.cell.gates, self.buffers["packed"]

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 Expr = Any
 _SOON = 16  # steps of k, some 150 cycles: longer than the second cache takes
+_CHEAP_MASKS = 16  # lanes from which on they are: AVX-512
 Sums = dict[tuple[int, int], emit.Register]
 
 
@@ -46,6 +47,7 @@ class LoopEmitter(ABC):
         self.loop, self.cell, self.tiling, self.buffers = loop, loop.cell, tiling, buffers
         self.lanes = tiling.lanes
         self.maths = vector_maths()
+        self.partial = bool(loop.hidden % tiling.lanes)  # whether a vector of units may have lanes that do not exist
 
     @property
     @abstractmethod
@@ -76,8 +78,8 @@ class LoopEmitter(ABC):
             yield index
 
     def width(self, unit: Expr) -> Expr | None:
-        """How many lanes of a vector of units exist; None where all vectors are full."""
-        return self.loop.hidden - unit * self.lanes if self.loop.hidden % self.lanes else None
+        """How many lanes of a vector of units exist; None where all do."""
+        return self.loop.hidden - unit * self.lanes if self.partial else None
 
     def load(self, name: str, *indices: Expr, unit: Expr, array: int = 0) -> Expr:
         """A vector of units in array ``array`` of those that stand side by side along the last axis."""
@@ -135,10 +137,28 @@ class LoopEmitter(ABC):
         for w, r in itertools.product(widths, heights):
             conditions = [place.width == w] * (len(widths) > 1) + [place.rows == r] * (len(heights) > 1)
             emit.when(conditions, functools.partial(product, w, r))
+
+        def sums(v: Expr, row: Expr) -> list[Expr]:
+            return [emit.load(buffer, (v * t.rows + row) * self.lanes, lanes=self.lanes) for buffer in buffers]
+
         with T.serial(place.width) as v:
-            self.equations_of_rows(place, T.bind(place.unit + v), lambda row: [
-                emit.load(buffer, (v * t.rows + row) * self.lanes, lanes=self.lanes) for buffer in buffers
-            ])  # fmt: skip
+            unit = T.bind(place.unit + v)
+            self.whole_or_not(unit, lambda: self.equations_of_rows(place, unit, functools.partial(sums, v)))
+
+    def whole_or_not(self, unit: Expr, body: Callable[[], None]) -> None:
+        """Emits ``body`` for a vector of units, and once more for the last one where that has lanes that do not exist:
+        with AVX2 a store that leaves some out may take twenty times longer."""
+        rest = self.loop.hidden % self.lanes
+        if not rest or self.lanes >= _CHEAP_MASKS:
+            body()
+            return
+        with T.If(unit < self.loop.hidden // self.lanes):
+            with T.Then():
+                self.partial = False
+                body()
+            with T.Else():
+                self.partial = True
+                body()
 
     def place(self, column: Expr, number: Expr) -> Tile:
         """Tile ``number`` of a column."""

@@ -10,7 +10,7 @@ products outside of the loop: ``layers.py`` puts these together.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from bucketmod.compiler.kernels import emission as emit
@@ -18,7 +18,8 @@ from bucketmod.compiler.kernels.kernel import Kernel, TensorShape
 from bucketmod.compiler.kernels.recurrence.backward_loop import BackwardEmitter
 from bucketmod.compiler.kernels.recurrence.cells import Cell
 from bucketmod.compiler.kernels.recurrence.forward_loop import ForwardEmitter
-from bucketmod.compiler.kernels.recurrence.loop_tiling import TileTiling, tiling
+from bucketmod.compiler.kernels.recurrence.loop_tiling import TileTiling, Tiling, tiling
+from bucketmod.compiler.kernels.recurrence.loop_weight import PackedLoopWeight
 from bucketmod.compiler.kernels.recurrence.tiled_loop import TiledBackward, TiledForward
 
 if TYPE_CHECKING:
@@ -68,9 +69,12 @@ class ForwardLoop(TimeLoop):
 
     Outputs: Y [T, N, H], h_n, (c_n); for ``training`` also what the gradient needs: gates [T, N, 4 H] of cells with
     gates, and of a cell state its values [T, N, H].
+
+    ``packed``: the shape of Wh where that is a ``PackedLoopWeight`` already, which serves all calls.
     """
 
     training: bool
+    packed: tuple[int, ...] = ()
 
     @property
     def name(self) -> str:
@@ -79,7 +83,8 @@ class ForwardLoop(TimeLoop):
     @property
     def inputs(self) -> list[TensorShape]:
         states = [self._state()] * (2 if self.cell.has_cell else 1)
-        return [self._sequence(self.cell.gates), self.weight, self.bias, *states]
+        weight = self._tensor(*self.packed) if self.packed else self.weight
+        return [self._sequence(self.cell.gates), weight, self.bias, *states]
 
     @property
     def outputs(self) -> list[TensorShape]:
@@ -104,15 +109,27 @@ class ForwardLoop(TimeLoop):
         state = self._tensor(2, self.batch, t.units * t.lanes)
         if isinstance(t, TileTiling):
             return [_words(t.packed_words(self.cell.gates)), state, _words(t.left_words)]
-        return [self._tensor(t.units, self.hidden, self.cell.gates * t.lanes), state]
+        return [*([] if self.packed else self.packed_weight(t).outputs), state]
+
+    def packed_weight(self, t: Tiling) -> PackedLoopWeight:
+        """The order in which tiles of vector registers read Wh."""
+        return PackedLoopWeight(self.cell.gates, self.hidden, t.lanes)
+
+    def with_packed_weight(self, cpu: CpuFeatures, once: bool) -> tuple[int, Kernel, Kernel] | None:
+        t = tiling(self, cpu, self.cell.gates)
+        if self.packed or isinstance(t, TileTiling):
+            return None
+        weight = self.packed_weight(t)
+        ((shape, _),) = weight.outputs
+        return 1, weight, replace(self, packed=shape)
 
     def tuned(self, cpu: CpuFeatures) -> Any:
-        names = ["X", "W", "bias", "h0"] + ["c0"] * self.cell.has_cell
+        names = ["X", "packed" if self.packed else "W", "bias", "h0"] + ["c0"] * self.cell.has_cell
         names += ["Y", "hn"] + ["cn"] * self.cell.has_cell
         if self.training:
             names += ["gates"] * bool(self.cell.saved) + ["cells"] * self.cell.has_cell
         t = tiling(self, cpu, self.cell.gates)
-        names += ["packed", "state"] + ["left"] * isinstance(t, TileTiling)
+        names += ["packed"] * (not self.packed) + ["state"] + ["left"] * isinstance(t, TileTiling)
         arguments = dict(zip(names, [*self.inputs, *self.outputs, *self.scratch(cpu)], strict=True))
         form = TiledForward if isinstance(t, TileTiling) else ForwardEmitter
         return emit.build_named(self.name, arguments, lambda buffers: form(self, t, buffers).run())

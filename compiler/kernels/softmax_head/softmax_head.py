@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import operator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from tvm import te, topi
@@ -19,6 +19,7 @@ from bucketmod.compiler.kernels import math as vector
 from bucketmod.compiler.kernels import streams
 from bucketmod.compiler.kernels.kernel import Kernel, TensorShape
 from bucketmod.compiler.kernels.products.gemm import most_rows
+from bucketmod.compiler.kernels.products.packed_weight import PANEL_VECTORS, PackedWeight, pack_weight, packed_size
 from bucketmod.compiler.kernels.softmax import divide_row
 from bucketmod.compiler.kernels.softmax_head.tile_forward import LEAST_CLASSES, TileCut, TileEmitter
 
@@ -36,12 +37,15 @@ class SoftmaxProjection(Kernel):
     wait in the second cache; it runs through all panels and divides by the sums before it goes on. The largest score
     of a row, which softmax subtracts lest exp overflows, is known too late for that: the sum tells whether it was
     needed, and such rows are done again.
+
+    ``panel``: w is a ``PackedWeight`` of that many classes a panel, which serves all calls.
     """
 
     rows: int
     depth: int
     classes: int
     bias: bool = True
+    panel: int = 0
 
     @property
     def name(self) -> str:
@@ -53,7 +57,9 @@ class SoftmaxProjection(Kernel):
 
     @property
     def inputs(self) -> list[TensorShape]:
-        shapes = [(self.rows, self.depth), (self.classes, self.depth), (self.classes,)]
+        shapes: list[tuple[int, ...]] = [(self.rows, self.depth), (self.classes, self.depth), (self.classes,)]
+        if self.panel:
+            shapes[1] = (packed_size(self.depth, self.classes, self.panel),)
         return [(shape, "float32") for shape in shapes[: 2 + self.bias]]
 
     @property
@@ -63,14 +69,25 @@ class SoftmaxProjection(Kernel):
     def scratch(self, cpu: CpuFeatures) -> list[TensorShape]:
         if self.by_tiles(cpu):
             return TileCut.of(self).scratch
-        cut = _Cut.of(self, cpu)
-        return [((cut.panels * self.depth * cut.width,), "float32")]
+        return [] if self.panel else self.packed_weight(cpu).outputs
+
+    def packed_weight(self, cpu: CpuFeatures) -> PackedWeight:
+        """The order in which panels of w are read."""
+        return PackedWeight(self.depth, self.classes, True, PANEL_VECTORS * cpu.lanes)
+
+    def with_packed_weight(self, cpu: CpuFeatures, once: bool) -> tuple[int, Kernel, Kernel] | None:
+        if self.panel or self.by_tiles(cpu):
+            return None
+        weight = self.packed_weight(cpu)
+        return 1, weight, replace(self, panel=weight.panel)
 
     def by_tiles(self, cpu: CpuFeatures) -> bool:
         """Whether the tuned form is the one in tile registers."""
-        return cpu.tiles and self.classes >= LEAST_CLASSES
+        return cpu.tiles and self.classes >= LEAST_CLASSES and not self.panel
 
     def portable(self) -> Any:
+        if self.panel:
+            raise NotImplementedError(f"{self.name}: weights are packed for CPUs only")
         buffers = [te.placeholder(shape, dtype, f"input{i}") for i, (shape, dtype) in enumerate(self.inputs)]
         k = te.reduce_axis((0, self.depth), "k")
         scores = te.compute(self.outputs[0][0], lambda i, j: te.sum(buffers[0][i, k] * buffers[1][j, k], axis=k))
@@ -80,11 +97,18 @@ class SoftmaxProjection(Kernel):
         return te.create_prim_func([*buffers, topi.nn.softmax(scores)])
 
     def tuned(self, cpu: CpuFeatures) -> Any:
-        names = ["x", "w"] + ["bias"] * self.bias + ["p"] + (["left", "sums"] if self.by_tiles(cpu) else ["packed"])
+        names = ["x", "packed" if self.panel else "w"] + ["bias"] * self.bias + ["p"]
+        names += ["left", "sums"] if self.by_tiles(cpu) else ["packed"] * (not self.panel)
         arguments = dict(zip(names, [*self.inputs, *self.outputs, *self.scratch(cpu)], strict=True))
         if self.by_tiles(cpu):
             return emit.build_named(self.name, arguments, lambda b: TileEmitter(self, b).run())
-        return emit.build_named(self.name, arguments, lambda b: _ProjectionEmitter(self, _Cut.of(self, cpu), b).run())
+
+        def body(buffers: dict[str, Any]) -> None:
+            if not self.panel:
+                pack_weight(self.packed_weight(cpu), buffers["w"], buffers["packed"], cpu.lanes)
+            _ProjectionEmitter(self, _Cut.of(self, cpu), buffers).run()
+
+        return emit.build_named(self.name, arguments, body)
 
 
 @dataclass(frozen=True)
@@ -95,7 +119,6 @@ class _Cut:
     vectors: int
     height: int
     block: int
-    panels: int
 
     @property
     def width(self) -> int:
@@ -104,15 +127,14 @@ class _Cut:
     @staticmethod
     def of(kernel: SoftmaxProjection, cpu: CpuFeatures) -> _Cut:
         # Tiles whose sums fill the registers, but for those that hold a row of the panel and a value of x.
-        vectors = 2
+        vectors = PANEL_VECTORS
         height = most_rows(vectors, cpu.registers)
         # The panels pass by once a block, so a block has some tiles even where its scores exceed the cache.
         fitting = cpu.l2 // (4 * kernel.classes * height)
         least = max(_LEAST_ROWS, 4 * kernel.classes * kernel.depth // _WEIGHTS_A_ROW)
         most = min(max(-(-least // height), fitting), _MOST_TILES)
         tiles = min(range(most, 0, -1), key=lambda tiles: _uneven(kernel.rows, height * tiles, least))
-        panels = -(-kernel.classes // (vectors * cpu.lanes))
-        return _Cut(cpu.lanes, vectors, height, height * tiles, panels)
+        return _Cut(cpu.lanes, vectors, height, height * tiles)
 
 
 # The panels come from the third cache or beyond: fewer rows than this would wait for them, and so would these where the
@@ -134,17 +156,13 @@ def _uneven(rows: int, block: int, least: int) -> float:
 class _ProjectionEmitter:
     def __init__(self, kernel: SoftmaxProjection, cut: _Cut, buffers: dict[str, Any]):
         self.kernel, self.cut = kernel, cut
-        self.x, self.w, self.p, self.packed = (buffers[name] for name in ("x", "w", "p", "packed"))
+        self.x, self.p, self.packed = (buffers[name] for name in ("x", "p", "packed"))
         self.bias = buffers.get("bias")
         whole, rest = divmod(kernel.classes, cut.width)
         self.whole, self.rest = whole, rest  # panels of full width, and classes in the last one
 
     def run(self) -> None:
         kernel, cut = self.kernel, self.cut
-        with streams.tasks(self.whole, kernel.classes * kernel.depth * 2 * streams.NS_PER_FLOAT) as panel:
-            self.pack(panel, cut.width)
-        if self.rest:
-            self.pack(self.whole, self.rest)
         full, rest = divmod(kernel.rows, cut.block)
         with streams.tasks(full + (rest > 0), kernel.flops / _FLOPS_PER_NS) as block:
             if full:
@@ -153,21 +171,6 @@ class _ProjectionEmitter:
             if rest:
                 with T.If(block == full), T.Then():
                     self.block(full * cut.block, rest)
-
-    def pack(self, panel: Expr, classes: int) -> None:
-        """Panel after panel, each depth rows of ``width`` classes; those that do not exist weigh 0."""
-        kernel, cut = self.kernel, self.cut
-        for v in range(cut.vectors):
-            first = panel * cut.width + v * cut.lanes
-            present = max(0, min(cut.lanes, classes - v * cut.lanes))
-
-            def read(row: int, k: Expr, count: int, first: Expr = first) -> Expr:
-                return emit.load(self.w, first + row, k, lanes=cut.lanes, width=count)
-
-            def write(k: Expr, value: Expr, v: int = v) -> None:
-                emit.store(self.packed, value, self.place(panel, k, v), lanes=cut.lanes)
-
-            emit.copy_transposed(read, write, kernel.depth, present, cut.lanes)
 
     def place(self, panel: Expr, k: Expr, vector: int) -> Expr:
         return (panel * self.kernel.depth + k) * self.cut.width + vector * self.cut.lanes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,8 +12,11 @@ from bucketmod.runtime.artifact import Artifact, TensorSpec
 from bucketmod.runtime.entry import entry_arguments
 from bucketmod.runtime.errors import ArtifactError
 from bucketmod.runtime.gradient_rows import make_table
+from bucketmod.runtime.memory import ALIGNMENT
 from bucketmod.runtime.parameter_store import ParameterStore
 from bucketmod.runtime.workspace import InputBuffers, Workspace
+
+_PREPARED = -1  # part of the workspace for what is computed before every use
 
 
 class Executor:
@@ -163,7 +167,8 @@ class Executor:
     def _bind(self) -> list[tuple[Any, ...]]:
         manifest = self.artifact.manifest
         memory = self._workspace.borrow(self, max(manifest.workspace_bytes, 1))
-        arrays = {spec.name: self._array(spec, memory) for spec in manifest.tensors}
+        arrays = {spec.name: self._array(spec, memory) for spec in manifest.tensors if spec.role != "prepared"}
+        arrays |= self._place_prepared(manifest.by_role("prepared"))
         self._arrays = arrays
         calls = [entry_arguments([*(arrays[name] for name in entry), memory]) for entry in self._entries]
         self._calls = calls
@@ -174,6 +179,18 @@ class Executor:
         seeds = manifest.by_role("seed")
         self._seed = arrays[seeds[0].name] if seeds else None
         return calls
+
+    def _place_prepared(self, specs: list[TensorSpec]) -> dict[str, np.ndarray]:
+        """By name: in the store, where it stays and serves all programs, or where it is computed before every use, in
+        memory that every program of this workspace uses for that."""
+        if self.store.parameters_version is not None:
+            return {spec.name: self.store.prepared(spec.of, spec.shape, spec.dtype) for spec in specs}
+        offsets = list(itertools.accumulate((-(-spec.nbytes // ALIGNMENT) * ALIGNMENT for spec in specs), initial=0))
+        memory = self._workspace.part(_PREPARED).borrow(self, offsets[-1]) if specs else None
+        return {
+            spec.name: memory[offset : offset + spec.nbytes].view(spec.dtype).reshape(spec.shape)  # type: ignore[index]
+            for spec, offset in zip(specs, offsets, strict=False)
+        }
 
     def _array(self, spec: TensorSpec, memory: np.ndarray) -> np.ndarray:
         if spec.role == "constant":
@@ -189,8 +206,6 @@ class Executor:
             if spec.of in self._accumulate:
                 return self.store.partial_gradient(spec.of, spec.shape, spec.dtype)
             return self.store.gradient(spec.of, spec.shape, spec.dtype)
-        if spec.role == "prepared":
-            return self.store.prepared(spec.of, spec.shape, spec.dtype)
         if spec.role == "gradient_rows":
             rows = self._gradient_specs[spec.of].shape[0]
             # What adds up is written by others as well, and its parts are no gradients that an update sees.

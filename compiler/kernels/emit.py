@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 
 # What a worker remembers of earlier programs: inference has most forward kernels of training, twenty at most.
 _KEPT = 64
+# Values of a weight that is worth a kernel and a place of its own: smaller ones are packed in a microsecond.
+_LEAST_KEPT = 4096
 
 
 def emit_kernel(context: Any, kernel: Kernel, args: Sequence[Any]) -> list[Any]:
@@ -29,7 +32,7 @@ def emit_kernel(context: Any, kernel: Kernel, args: Sequence[Any]) -> list[Any]:
     """
     cpu = context.target.cpu
     split = kernel.with_packed_weight(cpu, context.inference) if cpu is not None else None
-    if split is not None and context.follows_from_parameters(args[split[0]]):
+    if split is not None and _is_kept(context, args[split[0]]):
         index, pack, kernel = split
         (packed,) = emit_kernel(context, pack, [args[index]])
         args = [*args[:index], packed, *args[index + 1 :]]
@@ -44,6 +47,11 @@ def emit_kernel(context: Any, kernel: Kernel, args: Sequence[Any]) -> list[Any]:
     if len(types) == 1:
         return [call]
     return [context.bb.emit(relax.TupleGetItem(call, i)) for i in range(len(kernel.outputs))]
+
+
+def _is_kept(context: Any, weight: Any) -> bool:
+    size = math.prod(int(d) for d in weight.ty.shape)
+    return size >= _LEAST_KEPT and context.follows_from_parameters(weight)
 
 
 def _add_function(context: Any, kernel: Kernel) -> tuple[Any, list[tuple[int, ...]], list[TensorShape]]:

@@ -59,7 +59,9 @@ class OnCpu:
             else:
                 fences.append(Fenced(spec.shape, spec.dtype))
                 arrays[spec.name] = fences[-1].array
-        for entry in [name for name in ("infer", "forward", "backward") if name in manifest.entries]:
+        for entry in [name for name in ("prepare", "infer", "forward", "backward") if name in manifest.entries]:
+            if entry == "infer":
+                workspace[:] = 255  # other programs may have run since anything was prepared
             names = manifest.entries[entry]
             self.artifact.function(entry)(*entry_arguments([*(arrays[name] for name in names), workspace]))
         for fence in fences:

@@ -21,13 +21,17 @@ S = mx.sym
 WEIGHTS = ["fc1_weight", "fc1_bias", "fc2_weight", "fc2_bias"]
 
 
+def two_products(rows: int, inputs: int, hidden: int) -> Program:
+    """Two layers; their products have different shapes."""
+    layer = S.Activation(S.FullyConnected(S.Variable("data"), num_hidden=hidden, name="fc1"), act_type="tanh")
+    head = S.SoftmaxOutput(S.FullyConnected(layer, num_hidden=4, name="fc2"), S.Variable("label"), name="softmax")
+    shapes = {"data": (rows, inputs), "label": (rows,)}
+    return export_symbol(head, shapes, data_names=["data"], label_names=["label"], is_train=False)
+
+
 @pytest.fixture
 def program() -> Program:
-    """Two products of different shapes."""
-    hidden = S.Activation(S.FullyConnected(S.Variable("data"), num_hidden=9, name="fc1"), act_type="tanh")
-    head = S.SoftmaxOutput(S.FullyConnected(hidden, num_hidden=4, name="fc2"), S.Variable("label"), name="softmax")
-    shapes = {"data": (6, 5), "label": (6,)}
-    return export_symbol(head, shapes, data_names=["data"], label_names=["label"], is_train=False)
+    return two_products(6, 5, 9)
 
 
 @pytest.fixture(autouse=True)
@@ -51,6 +55,14 @@ def test_inference_takes_the_products_of_training(program):
     assert objects._kernel_object.cache_info().misses == 2
     library(program, "infer")
     assert objects._kernel_object.cache_info().misses == 2
+
+
+def test_buckets_have_what_packs_their_weights_in_common():
+    for mode in ("train", "infer"):
+        library(two_products(200, 64, 70), mode)
+    assert objects._kernel_object.cache_info().misses == 3, "two products, and what packs the larger weight"
+    library(two_products(300, 64, 70), "infer")
+    assert objects._kernel_object.cache_info().misses == 5, "the products of another bucket"
 
 
 def test_each_target_has_kernels_of_its_own(program):

@@ -7,6 +7,7 @@ import pytest
 from kernel_runner import build, call
 
 from bucketmod.compiler.kernels import emission as emit
+from bucketmod.compiler.kernels.products.emission import takes_tiles
 from bucketmod.compiler.kernels.products.epilogue import ACTIVATIONS, SLOPES
 from bucketmod.compiler.kernels.products.gemm import Gemm, Plan, plan
 from bucketmod.compiler.kernels.products.tile_emission import emit_tile_product
@@ -144,6 +145,39 @@ def test_portable_form_computes_the_same(gemm):
 
 
 @pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("trans_b", [False, True])
+@pytest.mark.parametrize("size", [*SIZES, (270, 700, 330)], ids=str)
+def test_products_with_a_weight_that_was_packed_before(level, trans_b, size):
+    target = target_for(level)
+    gemm = Gemm(*size, trans_b=trans_b, bias=True, addend=True, activation="relu")
+    split = gemm.with_packed_weight(target.cpu, once=True)
+    if split is None:
+        assert takes_tiles(gemm, target.cpu), "vector registers read packed weights"
+        pytest.skip("tile registers have an order of their own")
+    index, pack, rest = split
+    inputs = operands(gemm)
+    (packed,) = run(pack.tuned(target.cpu), [inputs[index]], pack, target)
+    given = [*inputs[:index], packed, *inputs[index + 1 :]]
+    (result,) = run(rest.tuned(target.cpu), given, rest, target)
+    np.testing.assert_allclose(result, expected(gemm, inputs)[0], atol=3e-6 * np.sqrt(gemm.k) + 1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("level", ["x86-64-v3", "x86-64-v4"])
+def test_one_packed_weight_serves_any_number_of_rows(level):
+    cpu = parse_target(f"cpu:{level}").cpu
+    weights = {Gemm(m, 200, 800, trans_b=True).with_packed_weight(cpu, once=True)[1] for m in (1, 13, 320, 1920)}
+    assert len(weights) == 1, "each bucket would keep a copy"
+
+
+def test_weights_are_packed_before_only_where_that_pays():
+    cpu = parse_target("cpu:x86-64-v3").cpu
+    assert Gemm(13, 200, 800, trans_b=True).with_packed_weight(cpu, once=False) is None
+    assert Gemm(1920, 200, 800, trans_b=True).with_packed_weight(cpu, once=False) is not None
+    for other in (Gemm(13, 200, 800, shift=3), Gemm(13, 200, 800, batch=3), Gemm(13, 200, 800, trans_a=True)):
+        assert other.with_packed_weight(cpu, once=True) is None
+
+
+@pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_activations_of_the_finished_product(level, activation):
     check(Gemm(91, 307, 37, False, True, bias=True, activation=activation), level)
@@ -236,6 +270,7 @@ def test_tile_products_are_as_exact_as_float32():
         (dict(trans_a=True, batch=3, column_sums=True), "column sums"),
         (dict(activation="softplus"), "activation"),
         (dict(slope_of="gelu"), "slope"),
+        (dict(trans_b=True, panel=16), "packed"),
     ],
 )
 def test_options_that_do_not_go_together_are_refused(options, reason):

@@ -1,12 +1,15 @@
 """Recurrent layers, forward and gradient: the CPU's time loop and the unrolled form against float64 NumPy."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from kernel_runner import run_kernel
 
+from bucketmod.compiler.importer.context import ImportContext
 from bucketmod.compiler.kernels.recurrence import layers
-from bucketmod.compiler.kernels.recurrence.cells import LSTM
+from bucketmod.compiler.kernels.recurrence.cells import GRU, LSTM, RNN
 from bucketmod.compiler.kernels.recurrence.time_loop import ForwardLoop
 from bucketmod.compiler.target import host_level, parse_target
 
@@ -72,7 +75,7 @@ def run(form, names, values, emit):
     """Builds a function of the tensors ``names`` whose body ``emit(context, variables)`` makes, and runs it."""
     target, machine = context_for(form)
     bb = relax.BlockBuilder()
-    context = SimpleNamespace(bb=bb, target=target, functions={})
+    context = ImportContext(target, bb)
     variables = {name: relax.Var(name, relax.TensorType(values[name].shape, "float32")) for name in names}
     with bb.function("main", list(variables.values())):
         with bb.dataflow():
@@ -227,3 +230,22 @@ def test_only_wanted_gradients_are_returned(kind):
         wanted = [i == index for i in range(count)]
         (got,) = run("x86-64-v3", names, values, emit_gradient(kind, False, wanted))
         np.testing.assert_array_equal(got, everything[index])
+
+
+@pytest.mark.parametrize("cell", [LSTM, GRU, RNN["tanh"]], ids=lambda cell: cell.name)
+@pytest.mark.parametrize("batch, hidden", [(13, 307), (29, 40), (3, 8)])
+def test_a_recurrent_weight_that_was_packed_before_gives_the_same(cpu_target, cell, batch, hidden):
+    loop = ForwardLoop(cell, 4, batch, hidden, False, True)
+    random = np.random.RandomState(2)
+    inputs = [(random.randn(*shape) / np.sqrt(hidden)).astype(np.float32) for shape, _ in loop.inputs]
+    split = loop.with_packed_weight(cpu_target.cpu, once=True)
+    if split is None:
+        pytest.skip("this loop runs in tile registers, which have an order of their own")
+    index, pack, rest = split
+    assert pack == replace(loop, steps=9, batch=33).with_packed_weight(cpu_target.cpu, once=True)[1]
+    (packed,) = run_kernel(pack, cpu_target, "final", inputs[index])
+    given = [*inputs[:index], packed, *inputs[index + 1 :]]
+    found = run_kernel(rest, cpu_target, "final", *given)
+    together = run_kernel(loop, cpu_target, "final", *inputs)
+    for one, other in zip(found, together, strict=True):
+        np.testing.assert_array_equal(one, other)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from kernel_runner import run_kernel
 
 from bucketmod.compiler.kernels.softmax_head.gradients import HeadDataGradient, HeadWeightGradient, LabelScale
 from bucketmod.compiler.kernels.softmax_head.softmax_head import SoftmaxProjection
@@ -30,6 +31,21 @@ def test_probabilities_are_the_softmax_of_the_projection(run, rows, depth, class
     scores = x.astype(np.float64) @ w.T.astype(np.float64) + (b if bias else 0)
     (found,) = run(SoftmaxProjection(rows, depth, classes, bias), x, w, *[b] * bias)
     np.testing.assert_allclose(found, softmax(scores), rtol=3e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("rows, depth, classes", [*SIZES, (40, 54, 150), (77, 33, 161)])
+def test_probabilities_by_a_weight_that_was_packed_before_are_the_same(cpu_target, rows, depth, classes):
+    kernel = SoftmaxProjection(rows, depth, classes)
+    x, w, b = draw(rows, depth), draw(classes, depth), draw(classes)
+    split = kernel.with_packed_weight(cpu_target.cpu, once=True)
+    if split is None:
+        assert kernel.by_tiles(cpu_target.cpu), "vector registers read packed weights"
+        pytest.skip("tile registers have an order of their own")
+    _, pack, rest = split
+    (packed,) = run_kernel(pack, cpu_target, "final", w)
+    (found,) = run_kernel(rest, cpu_target, "final", x, packed, b)
+    (together,) = run_kernel(kernel, cpu_target, "final", x, w, b)
+    np.testing.assert_array_equal(found, together)
 
 
 def test_large_scores_and_forbidden_classes_give_exact_probabilities(run):

@@ -70,6 +70,20 @@ def test_a_table_of_rows_must_fit_its_gradient(document, change):
         Manifest.from_json(json.dumps(document))
 
 
+@pytest.mark.parametrize("change", [{"of": ""}, {"of": "w"}, {"of": "G" * 64}, {"entries": False}])
+def test_what_is_prepared_needs_a_digest_and_an_entry(document, change):
+    prepared = {"name": "p", "role": "prepared", "shape": [42], "dtype": "float32", "of": "a" * 64, "offset": None}
+    document["tensors"].append(prepared)
+    document["entries"]["prepare"] = ["w", "p"]
+    assert Manifest.from_json(json.dumps(document)).tensor("p").of == "a" * 64
+    if change.pop("entries", True):
+        document["tensors"][-1] = {**prepared, **change}
+    else:
+        del document["entries"]["prepare"]
+    with pytest.raises(ArtifactError, match="prepared"):
+        Manifest.from_json(json.dumps(document))
+
+
 def hostile_tensors():
     yield from [("name", 3), ("role", "secret"), ("dtype", "object"), ("dtype", "O"), ("dtype", "float31")]
     yield from [("shape", None), ("shape", [-1]), ("shape", [2.0]), ("shape", [True]), ("shape", [1] * 33)]

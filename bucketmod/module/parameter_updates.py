@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -95,14 +96,17 @@ class ParameterUpdates:
         ]
         if strangers := [name for name, _, _ in trained if name not in self._position]:
             raise MXNetError(f"the optimizer does not know {', '.join(strangers)}: it was made for another graph")
-        exchange, updater = self._exchange(trained), self.updater
-        calls = self._updater_calls(trained, len(group.contexts)) if updater is not None else []
+        exchange = self._exchange(trained)
+        calls: list[Callable[[], Any]] = []
+        if self.updater is not None:
+            arguments = self._updater_calls(trained, len(group.contexts))
+            calls = [functools.partial(self.updater, *each) for each in arguments]
 
         def update() -> None:
             try:
                 exchange()
                 for call in calls:
-                    updater(*call)
+                    call()
             finally:
                 group.parameters_changed()
 

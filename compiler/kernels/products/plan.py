@@ -131,11 +131,12 @@ def _candidates(gemm: Gemm, cpu: CpuFeatures) -> Iterator[Plan]:
             for width in cuts(panels, min(panels, widest)):
                 left = (space - width * vectors * lanes * pack_b) // rows if gemm.trans_a else tiles
                 for height in cuts(tiles, max(1, min(tiles, left))):
-                    yield _with_threads(gemm, Plan(lanes, rows, vectors, depth, height, width, gemm.trans_a, pack_b))
+                    found = Plan(lanes, rows, vectors, depth, height, width, gemm.trans_a, pack_b)
+                    yield _with_threads(gemm, cpu, found)
 
 
-def _with_threads(gemm: Gemm, p: Plan) -> Plan:
-    parallel = tasks(gemm, p) > 1 and gemm.flops >= 2 * MIN_TASK_FLOPS
+def _with_threads(gemm: Gemm, cpu: CpuFeatures, p: Plan) -> Plan:
+    parallel = tasks(gemm, p) > 1 and gemm.flops >= 2 * _min_task_flops(cpu)
     return p if parallel else replace(p, parallel=False)
 
 
@@ -176,18 +177,24 @@ _COPY_CYCLES, _TRANSPOSE_CYCLES = 0.1, 0.25
 _SUM_CYCLES = 0.4
 # Cycles to copy one vector into packed A, and to start and end one tile over one block of K.
 _PIECE_CYCLES, _TILE_CYCLES = 1.5, 60
-# A task that runs shorter than this many floating point operations is not worth starting a thread for (about 5 us).
-MIN_TASK_FLOPS = 5e5
+# A task of fewer floating point operations is not worth starting a thread for. With few rows, where weights come from
+# beyond the first cache, two of these take 5 us or more; threads begin and end in 2 or 3. Where plans are compared to
+# those in tile registers, both have the least of these.
+_MIN_TASK_FLOPS, MIN_TASK_FLOPS_IN_TILES = 1e5, 5e5
 # The plan has to be good for these numbers of threads; how many will run it is not known when it is compiled. Small
 # products in more tasks would cost every machine a tenth, for the copies that each task makes.
 THREADS = (1, 2, 4)
+
+
+def _min_task_flops(cpu: CpuFeatures) -> float:
+    return MIN_TASK_FLOPS_IN_TILES if cpu.tiles else _MIN_TASK_FLOPS
 
 
 def _work(gemm: Gemm, cpu: CpuFeatures, p: Plan) -> float:
     """Cycles of all tasks together."""
     row_blocks, column_blocks = blocks(gemm, p)
     count = gemm.batch * row_blocks * column_blocks
-    if count > 1 and gemm.flops / count < MIN_TASK_FLOPS:
+    if count > 1 and gemm.flops / count < _min_task_flops(cpu):
         return float("inf")
     rows, columns, depth = gemm.m / row_blocks, gemm.n / column_blocks, gemm.k  # of a task, on average
     cycles = rows * depth / column_blocks * sum(s.count * _step_cycles(p, s.size) for s in p.panels(gemm))

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from bucketmod.compiler.kernels.products.plan import MIN_TASK_FLOPS, THREADS, cuts
+from bucketmod.compiler.kernels.products.plan import MIN_TASK_FLOPS_IN_TILES, THREADS, cuts
 from bucketmod.compiler.kernels.tiles import PARTS, PRODUCTS, SIDE, STEP, TILE
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ def _cuts(gemm: Gemm, cpu: CpuFeatures, p: TilePlan) -> Iterator[TilePlan]:
             most = (space - columns * packed) // (columns * SUMS * 4)
         for rows in cuts(pairs(left), max(1, min(pairs(left), most))):
             cut = replace(p, rows=rows, columns=columns)
-            yield replace(cut, parallel=cut.tasks(gemm) > 1 and gemm.flops >= 2 * MIN_TASK_FLOPS)
+            yield replace(cut, parallel=cut.tasks(gemm) > 1 and gemm.flops >= 2 * MIN_TASK_FLOPS_IN_TILES)
 
 
 # Cycles, measured: for a product of two tiles, where the left pair of a block stays in the first cache and where not.
@@ -132,7 +132,7 @@ _TASK_CYCLES = 600
 def cost(gemm: Gemm, p: TilePlan) -> float:
     row_blocks, column_blocks = p.blocks(gemm)
     count = p.tasks(gemm)
-    if count > 1 and gemm.flops / count < MIN_TASK_FLOPS:
+    if count > 1 and gemm.flops / count < MIN_TASK_FLOPS_IN_TILES:
         return float("inf")
     left, right = p.sides(gemm)
     tiles = -(-left // SIDE) * -(-right // SIDE)

@@ -12,8 +12,10 @@ if TYPE_CHECKING:
     from bucketmod.compiler.kernels.recurrence.time_loop import TimeLoop
     from bucketmod.compiler.target import CpuFeatures
 
-# A parallel region costs about 3 us; below this many floating point operations a step is faster on one thread.
-_MIN_PARALLEL_FLOPS = 1e6
+# Below this many floating point operations a step is faster on one thread, or in tile registers the whole loop. Threads
+# that wait for each other in every step do so for 1 us or 2: with 60,000 operations and two threads that paid already.
+_MIN_PARALLEL_FLOPS = 2e5
+_MIN_PARALLEL_FLOPS_IN_TILES = 1e6
 # With fewer tiles along the batch too few threads would find work there.
 _MIN_TILES_BY_ROWS = 4
 _SUMS = 4  # tile registers that hold sums
@@ -84,7 +86,7 @@ class TileTiling(Tiling):
         rows = -(-loop.batch // tiles)
         width = min(units, _SUMS // gates)
         narrow = -(-units // width) * width - units
-        parallel = loop.flops // loop.steps >= _MIN_PARALLEL_FLOPS
+        parallel = loop.flops // loop.steps >= _MIN_PARALLEL_FLOPS_IN_TILES
         found = cls(SIDE, units, width, narrow, rows, tiles, parallel, True, False, steps)
         cached = 4 * found.packed_words(gates) <= cpu.l2 * 3 // 4
         shared = tiles > 1 or not parallel

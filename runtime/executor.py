@@ -185,10 +185,12 @@ class Executor:
         memory that every program of this workspace uses for that."""
         if self.store.parameters_version is not None:
             return {spec.name: self.store.prepared(spec.of, spec.shape, spec.dtype) for spec in specs}
+        if not specs:
+            return {}
         offsets = list(itertools.accumulate((-(-spec.nbytes // ALIGNMENT) * ALIGNMENT for spec in specs), initial=0))
-        memory = self._workspace.part(_PREPARED).borrow(self, offsets[-1]) if specs else None
+        memory = self._workspace.part(_PREPARED).borrow(self, offsets[-1])
         return {
-            spec.name: memory[offset : offset + spec.nbytes].view(spec.dtype).reshape(spec.shape)  # type: ignore[index]
+            spec.name: memory[offset : offset + spec.nbytes].view(spec.dtype).reshape(spec.shape)
             for spec, offset in zip(specs, offsets, strict=False)
         }
 

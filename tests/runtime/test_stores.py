@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -122,3 +123,34 @@ def test_tables_of_rows_are_trusted_only_where_gradients_are_private():
     table[COUNT] = 3
     store.open_gradient("w")
     assert (table[TRUSTED], table[COUNT]) == (0, ALL_ROWS)
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="asks Linux what memory it is")
+def test_large_arrays_lie_in_private_memory_which_can_have_huge_pages():
+    array = aligned_empty(8 << 20, np.uint8)
+    array[:] = 1
+    start = array.ctypes.data
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        addresses, access = line.split()[:2]
+        first, end = (int(each, 16) for each in addresses.split("-"))
+        if first <= start < end:
+            assert access == "rw-p", "Linux gives no huge pages to shared memory"
+            return
+    raise AssertionError("the array is nowhere")
+
+
+def test_what_is_prepared_of_parameters_is_as_old_as_they_are():
+    store = ParameterStore(private=True)
+    place = store.prepared("a" * 64, (3, 5), "float32")
+    assert place is store.prepared("a" * 64, (3, 5), "float32"), "programs share it"
+    with pytest.raises(ValueError, match="prepared"):
+        store.prepared("a" * 64, (5, 3), "float32")
+    assert store.lacks(["a" * 64])
+    store.has_prepared(["a" * 64])
+    assert not store.lacks(["a" * 64]) and store.lacks(["a" * 64, "b" * 64])
+    store.parameters_changed()
+    assert store.lacks(["a" * 64])
+    store.has_prepared(["a" * 64])
+    store.open_parameters()
+    assert store.lacks(["a" * 64]) and store.parameters_version is None
+    assert ParameterStore().parameters_version is None, "nobody says when values change"

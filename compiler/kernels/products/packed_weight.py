@@ -82,13 +82,8 @@ def pack_weight(weight: PackedWeight, w: Any, packed: Any, lanes: int) -> None:
             _pack_row(weight, w, packed, lanes, whole, rest, k)
 
 
-def _vectors(columns: int, lanes: int) -> list[tuple[int, int]]:
-    return [(offset, min(lanes, columns - offset)) for offset in range(0, columns, lanes)]
-
-
-def _pack_columns(
-    weight: PackedWeight, w: Any, packed: Any, lanes: int, panel: Expr, columns: int
-) -> None:  # one row of the transposed weight after the other: squares of it are turned in registers
+def _pack_columns(weight: PackedWeight, w: Any, packed: Any, lanes: int, panel: Expr, columns: int) -> None:
+    """Turns the rows of the transposed weight that are the columns of a panel, square by square."""
     full, rest = divmod(columns, lanes)
 
     def pack(offset: Expr, width: int) -> None:
@@ -110,6 +105,8 @@ def _pack_columns(
 
 
 def _pack_row(weight: PackedWeight, w: Any, packed: Any, lanes: int, panel: Expr, columns: int, k: Expr) -> None:
-    for offset, width in _vectors(columns, lanes):
+    """Copies what a panel has of row ``k``."""
+    for offset in range(0, columns, lanes):
+        width = min(lanes, columns - offset)
         value = emit.load(w, k, panel * weight.panel + offset, lanes=lanes, width=width)
         emit.store(packed, value, (panel * weight.depth + k) * weight.panel + offset, lanes=lanes)

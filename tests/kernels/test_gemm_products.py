@@ -162,6 +162,15 @@ def test_products_with_a_weight_that_was_packed_before(level, trans_b, size):
     np.testing.assert_allclose(result, expected(gemm, inputs)[0], atol=3e-6 * np.sqrt(gemm.k) + 1e-6, rtol=1e-5)
 
 
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("options", [{"column_sums": True}, {"shift": 13}, {"shift": -13}], ids=str)
+@pytest.mark.parametrize("size", [(707, 1009, 307), (1000, 1300, 202)], ids=str)
+def test_a_large_right_operand_is_packed_as_a_whole(level, options, size):
+    gemm, cpu = Gemm(*size, True, **options), target_for(level).cpu
+    assert plan(gemm, cpu).pack_all, "several blocks of rows read all of it"
+    check(gemm, level)
+
+
 @pytest.mark.parametrize("level", ["x86-64-v3", "x86-64-v4"])
 def test_one_packed_weight_serves_any_number_of_rows(level):
     cpu = parse_target(f"cpu:{level}").cpu

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 from tvm.tirx.script import builder as T
 
 from bucketmod.compiler.kernels import emission as emit
+from bucketmod.compiler.kernels.kernel import TensorShape
 from bucketmod.compiler.kernels.products.epilogue import activate, slope
+from bucketmod.compiler.kernels.products.packed_weight import packed_size
 from bucketmod.compiler.kernels.products.plan import Plan, Segment, blocks, plan, plan_cycles, tasks
 from bucketmod.compiler.kernels.products.tile_emission import emit_tile_product
 from bucketmod.compiler.kernels.products.tile_plan import tile_cycles, tile_plan
@@ -23,6 +25,7 @@ Expr = Any
 # Values of K that are copied from one tile of A before the next: long enough to add up columns in registers, short
 # enough that a line of A, which several tiles share, is still in the first cache for the last of them.
 _PACKED_AT_ONCE = 16
+_ROWS_AT_ONCE = 16  # of B, that a task packs
 
 
 def emit_product(gemm: Gemm, cpu: CpuFeatures, buffers: dict[str, Any]) -> None:
@@ -37,6 +40,14 @@ def emit_product(gemm: Gemm, cpu: CpuFeatures, buffers: dict[str, Any]) -> None:
         _Emitter(gemm, plan(gemm, cpu), buffers).run()
 
 
+def product_scratch(gemm: Gemm, cpu: CpuFeatures) -> dict[str, TensorShape]:
+    """What the product needs besides its arguments, by the names of ``buffers``."""
+    if takes_tiles(gemm, cpu) or not plan(gemm, cpu).pack_all:
+        return {}
+    panel = plan(gemm, cpu).tile_vectors * cpu.lanes
+    return {"packed": ((packed_size(gemm.k, gemm.n, panel),), "float32")}
+
+
 def takes_tiles(gemm: Gemm, cpu: CpuFeatures) -> bool:
     """Whether tile registers are the faster ones for this product."""
     return cpu.tiles and not gemm.panel and tile_cycles(gemm, cpu) < plan_cycles(gemm, cpu)
@@ -49,6 +60,8 @@ class _Emitter:
         self.gemm, self.plan, self.buffers = gemm, p, buffers
         self.a, self.b, self.c = buffers["A"], buffers["B"], buffers["C"]
         self.columns = p.tile_vectors * p.lanes
+        # All of B in panels, where it lies like that before the tasks begin.
+        self.panels = buffers["packed"] if p.pack_all else self.b if gemm.panel else None
         self.k_blocks = -(-gemm.k // p.depth)
         self.a_lead: list[Expr] = []
         self.b_lead: list[Expr] = []
@@ -56,6 +69,8 @@ class _Emitter:
 
     def run(self) -> None:
         gemm, p = self.gemm, self.plan
+        if p.pack_all:
+            self.pack_all()
         row_blocks, column_blocks = blocks(gemm, p)
         with (T.parallel if p.parallel else T.serial)(tasks(gemm, p)) as task:
             # Neighbouring tasks, which one thread runs one after the other, share columns of B.
@@ -74,7 +89,7 @@ class _Emitter:
         if p.pack_a:
             self.packed_a = emit.scratch(p.block_tiles * p.tile_rows * p.depth)
         if p.pack_b:
-            self.packed_b = emit.scratch(p.block_panels * p.depth * self.columns)
+            self.packed_b, self.packed_depth = emit.scratch(p.block_panels * p.depth * self.columns), p.depth
         with T.serial(self.k_blocks) as k_block:
             self.k_block = k_block
             self.first_k = T.bind(k_block * p.depth)
@@ -84,6 +99,17 @@ class _Emitter:
             if p.pack_a:
                 self.pack_a()
             self.each_tile(lambda *tile: self.each_panel(lambda *panel: self.tile(*tile, *panel)))
+
+    def pack_all(self) -> None:
+        """Packs all of B, as ``pack_b`` does for a task: whole rows, which threads share."""
+        panels = self.plan.panels(self.gemm)
+        count = panels[-1].start + panels[-1].count
+        self.packed_b, self.packed_depth, self.first_k = self.panels, self.gemm.k, 0
+        with T.parallel(-(-self.gemm.k // _ROWS_AT_ONCE)) as part:
+            first = T.bind(part * _ROWS_AT_ONCE)
+            with T.serial(T.min(self.gemm.k - first, _ROWS_AT_ONCE)) as i:
+                k = T.bind(first + i)
+                self._each(0, count, panels, lambda *panel: self.pack_row(k, *panel))
 
     def each_tile(self, body: Callable[[Expr, Expr, int], None]) -> None:
         """``body(number in the block, first row, rows)`` for the tiles of the block of rows."""
@@ -191,7 +217,7 @@ class _Emitter:
         return local * (self.plan.tile_rows * self.plan.depth) + k * rows
 
     def b_place(self, local: Expr, k: Expr, offset: Expr) -> Expr:
-        return (local * self.plan.depth + k) * self.columns + offset
+        return (local * self.packed_depth + k) * self.columns + offset
 
     def vectors(self, columns: int) -> list[tuple[int, int]]:
         """Offset and width of each vector of a panel."""
@@ -211,10 +237,10 @@ class _Emitter:
 
         def vector(v: int, k: Expr) -> Expr:
             offset, width = vectors[v]
-            if self.gemm.panel:
+            if self.panels is not None:
                 panel = self.column_block * self.plan.block_panels + local_panel
                 at = (panel * self.gemm.k + self.first_k + k) * self.columns + offset
-                return emit.load(self.b, at, lanes=lanes)
+                return emit.load(self.panels, at, lanes=lanes)
             if self.plan.pack_b:
                 return emit.load(self.packed_b, self.b_place(local_panel, k, offset), lanes=lanes)
             at = (*self.b_lead, self.first_k + k, column + offset)

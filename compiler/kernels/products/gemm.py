@@ -13,7 +13,7 @@ from tvm import te, tirx
 
 from bucketmod.compiler.kernels import emission as emit
 from bucketmod.compiler.kernels.kernel import Kernel, TensorShape
-from bucketmod.compiler.kernels.products.emission import emit_product, takes_tiles
+from bucketmod.compiler.kernels.products.emission import emit_product, product_scratch, takes_tiles
 from bucketmod.compiler.kernels.products.epilogue import ACTIVATIONS, SLOPES, activate, slope
 from bucketmod.compiler.kernels.products.packed_weight import PANEL_VECTORS, PackedWeight, packed_size
 from bucketmod.compiler.kernels.products.plan import Plan, most_rows, plan
@@ -21,7 +21,7 @@ from bucketmod.compiler.kernels.products.plan import Plan, most_rows, plan
 if TYPE_CHECKING:
     from bucketmod.compiler.target import CpuFeatures
 
-__all__ = ["Gemm", "Plan", "emit_product", "most_rows", "plan"]
+__all__ = ["Gemm", "Plan", "emit_product", "most_rows", "plan", "product_scratch"]
 
 # Rows from which on packing all of B first costs nothing; below, copies of small pieces, each used at once, cost less.
 _WORTH_PACKING = 192
@@ -180,5 +180,9 @@ class Gemm(Kernel):
             c = step("sloped", c, lambda x, at: slope(self.slope_of, x, given["saved"](*at)))
         return c
 
+    def scratch(self, cpu: CpuFeatures) -> list[TensorShape]:
+        return list(product_scratch(self, cpu).values())
+
     def tuned(self, cpu: CpuFeatures) -> Any:
-        return emit.build_named(self.name, self.arguments, lambda buffers: emit_product(self, cpu, buffers))
+        arguments = self.arguments | product_scratch(self, cpu)
+        return emit.build_named(self.name, arguments, lambda buffers: emit_product(self, cpu, buffers))

@@ -17,7 +17,7 @@ from tvm.tirx.script import builder as T
 from bucketmod.compiler.kernels import emission as emit
 from bucketmod.compiler.kernels import streams
 from bucketmod.compiler.kernels.kernel import Kernel, TensorShape
-from bucketmod.compiler.kernels.products.gemm import Gemm, emit_product
+from bucketmod.compiler.kernels.products.gemm import Gemm, emit_product, product_scratch
 
 if TYPE_CHECKING:
     from bucketmod.compiler.target import CpuFeatures
@@ -183,15 +183,20 @@ class HeadWeightGradient(Kernel):
         db = te.compute((self.classes,), lambda c: te.sum(excess(k, c) * r[k], axis=k), name="db")
         return te.create_prim_func([p, rx, r, label, dw, db])
 
+    def scratch(self, cpu: CpuFeatures) -> list[TensorShape]:
+        return list(product_scratch(self.product, cpu).values())
+
     def tuned(self, cpu: CpuFeatures) -> Any:
         names = ("p", "rx", "r", "label", "dw", "db")
+        arguments = dict(zip(names, [*self.inputs, *self.outputs], strict=True))
 
-        def body(p: Expr, rx: Expr, r: Expr, label: Expr, dw: Expr, db: Expr) -> None:
+        def body(buffers: dict[str, Any]) -> None:
+            p, rx, r, label, dw, db = (buffers.pop(name) for name in names)
             weights = {} if self.uniform else {"weights": r}
-            emit_product(self.product, cpu, {"A": p, "B": rx, "C": dw, "sums": db, **weights})
+            emit_product(self.product, cpu, {"A": p, "B": rx, "C": dw, "sums": db, **weights, **buffers})
             self._subtract(rx, r, label, dw, db, cpu.lanes)
 
-        return emit.build_function(self.name, list(zip(names, [*self.inputs, *self.outputs], strict=True)), body)
+        return emit.build_named(self.name, arguments | product_scratch(self.product, cpu), body)
 
     def _subtract(self, rx: Expr, r: Expr, label: Expr, dw: Expr, db: Expr, lanes: int) -> None:
         """Each task owns a range of classes, so that no two threads touch one row and the order of the sums stays."""

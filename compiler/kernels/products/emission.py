@@ -249,8 +249,12 @@ class _Emitter:
         emit.multiply(sums, self.depth, factor, vector)
         for (i, v), total in sums.items():
             offset, width = vectors[v]
-            emit.store(self.c, total.value, *self.c_lead, row + i, column + offset, lanes=lanes, width=width)
-        self.finish(row, rows, column, vectors)
+            at = (*self.c_lead, row + i, column + offset)
+            if self.finishes_in_registers:
+                total.value = self.finished(total.value, at, width)
+            emit.store(self.c, total.value, *at, lanes=lanes, width=width)
+        if not self.finishes_in_registers:
+            self.finish(row, rows, column, vectors)
 
     def fetch_next(self, panel: Expr, row: Expr, rows: int) -> None:
         """Brings in the rows of A that the next tile reads, a share before each panel; packed ones are there."""
@@ -314,23 +318,33 @@ class _Emitter:
                 for (i, v), total in sums.items():
                     total.value = resumed("C", i, v)
 
+    @property
+    def finishes_in_registers(self) -> bool:
+        """Whether what follows the product is so little that each sum has it before it is stored."""
+        return self.k_blocks == 1 and {self.gemm.activation, self.gemm.slope_of} <= {"", "relu"}
+
+    def finished(self, value: Expr, at: tuple[Expr, ...], width: int) -> Expr:
+        """A vector of sums, in a register, after the activation and the slope of one before."""
+        gemm, lanes = self.gemm, self.plan.lanes
+        if gemm.activation:
+            value = activate(gemm.activation, value, emit.bind)
+        if gemm.slope_of:
+            saved = emit.let(emit.load(self.buffers["saved"], *at, lanes=lanes, width=width))
+            value = slope(gemm.slope_of, value, saved)
+        return value
+
     def finish(self, row: Expr, rows: int, column: Expr, vectors: list[tuple[int, int]]) -> None:
         """Puts the finished tile, which is in the first cache, through the activation and the slope of one before."""
-        gemm, lanes = self.gemm, self.plan.lanes
-        if not gemm.activation and not gemm.slope_of:
+        lanes = self.plan.lanes
+        if not self.gemm.activation and not self.gemm.slope_of:
             return
 
         def pass_on() -> None:
             with T.serial(rows) as i:
                 for offset, width in vectors:
                     at = (*self.c_lead, row + i, column + offset)
-                    value = emit.load(self.c, *at, lanes=lanes, width=width)
-                    if gemm.activation:
-                        value = activate(gemm.activation, emit.let(value), emit.bind)
-                    if gemm.slope_of:
-                        saved = emit.let(emit.load(self.buffers["saved"], *at, lanes=lanes, width=width))
-                        value = slope(gemm.slope_of, value, saved)
-                    emit.store(self.c, value, *at, lanes=lanes, width=width)
+                    value = emit.let(emit.load(self.c, *at, lanes=lanes, width=width))
+                    emit.store(self.c, self.finished(value, at, width), *at, lanes=lanes, width=width)
 
         if self.k_blocks == 1:
             return pass_on()

@@ -25,7 +25,8 @@ Expr = Any
 # Values of K that are copied from one tile of A before the next: long enough to add up columns in registers, short
 # enough that a line of A, which several tiles share, is still in the first cache for the last of them.
 _PACKED_AT_ONCE = 16
-_ROWS_AT_ONCE = 16  # of B, that a task packs
+# What a task packs of all of B: the CPU follows about so many rows of panels that are written at once.
+_ROWS_AT_ONCE, _PANELS_AT_ONCE = 64, 12
 
 
 def emit_product(gemm: Gemm, cpu: CpuFeatures, buffers: dict[str, Any]) -> None:
@@ -101,15 +102,19 @@ class _Emitter:
             self.each_tile(lambda *tile: self.each_panel(lambda *panel: self.tile(*tile, *panel)))
 
     def pack_all(self) -> None:
-        """Packs all of B, as ``pack_b`` does for a task: whole rows, which threads share."""
+        """Packs all of B, as ``pack_b`` does for a task: pieces of rows, to a few panels at a time."""
         panels = self.plan.panels(self.gemm)
-        count = panels[-1].start + panels[-1].count
+        blocks = -(-(panels[-1].start + panels[-1].count) // _PANELS_AT_ONCE)
         self.packed_b, self.packed_depth, self.first_k = self.panels, self.gemm.k, 0
-        with T.parallel(-(-self.gemm.k // _ROWS_AT_ONCE)) as part:
-            first = T.bind(part * _ROWS_AT_ONCE)
+        with T.parallel(blocks * -(-self.gemm.k // _ROWS_AT_ONCE)) as part:
+            block, first = T.bind(part % blocks), T.bind(part // blocks * _ROWS_AT_ONCE)
+
+            def pack(k: Expr, local: Expr, first_column: Expr, columns: int) -> None:
+                self.pack_row(k, block * _PANELS_AT_ONCE + local, first_column, columns)
+
             with T.serial(T.min(self.gemm.k - first, _ROWS_AT_ONCE)) as i:
                 k = T.bind(first + i)
-                self._each(0, count, panels, lambda *panel: self.pack_row(k, *panel))
+                self._each(block, _PANELS_AT_ONCE, panels, lambda *panel: pack(k, *panel))
 
     def each_tile(self, body: Callable[[Expr, Expr, int], None]) -> None:
         """``body(number in the block, first row, rows)`` for the tiles of the block of rows."""

@@ -192,7 +192,7 @@ _PIECE_CYCLES, _TILE_CYCLES = 1.5, 60
 # those in tile registers, both have the least of these.
 _MIN_TASK_FLOPS, MIN_TASK_FLOPS_IN_TILES = 1e5, 5e5
 # Where the gradient of a weight has that many blocks of rows, and the right operand that many values, packing that as a
-# whole takes 0.89 to 1.0 of the time (AVX2, 0.9 to 0.96 for 650 columns).
+# whole takes 0.9 to 1.02 of the time (AVX2; 0.87 to 0.97 with 650 columns).
 _REPEATS, _LARGE = 3, 1 << 18
 # The plan has to be good for these numbers of threads; how many will run it is not known when it is compiled. Small
 # products in more tasks would cost every machine a tenth, for the copies that each task makes.

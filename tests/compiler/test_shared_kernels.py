@@ -59,9 +59,9 @@ def test_inference_takes_the_products_of_training(program):
 
 def test_buckets_have_what_packs_their_weights_in_common():
     for mode in ("train", "infer"):
-        library(two_products(200, 64, 70), mode)
+        library(two_products(300, 64, 70), mode)
     assert objects._kernel_object.cache_info().misses == 3, "two products, and what packs the larger weight"
-    library(two_products(300, 64, 70), "infer")
+    library(two_products(400, 64, 70), "infer")
     assert objects._kernel_object.cache_info().misses == 5, "the products of another bucket"
 
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["Gemm", "Plan", "emit_product", "most_rows", "plan", "product_scratch"]
 
 # Rows from which on packing all of B first costs nothing; below, copies of small pieces, each used at once, cost less.
-_WORTH_PACKING = 192
+_WORTH_PACKING = 256
 
 
 @dataclass(frozen=True)

@@ -132,6 +132,26 @@ def make_entry(name: str, calls: list[KernelCall]) -> EntryPoint:
     return EntryPoint(name, list(arguments), calls)
 
 
+Parts = dict[str, list[KernelCall]]  # by the name of the entry
+
+
+def _inference_parts(
+    builder: _Builder, functions: Mapping[ir.GlobalVar, tirx.PrimFunc], outputs: set[Storage]
+) -> tuple[Parts, dict[Storage, str]]:
+    """``prepare``, where there is something to prepare, and ``infer``; what is prepared, with its digest."""
+    found = find_preparation(builder.calls, functions, builder.parameters(), outputs)
+    if not found.digests:
+        return {"infer": [*builder.calls.calls, *builder.tail]}, {}
+    return {"prepare": found.calls, "infer": [*found.rest, *builder.tail]}, found.digests
+
+
+def _training_parts(builder: _Builder) -> Parts:
+    calls = [*builder.calls.calls, *builder.tail]
+    needed = _needed(calls, builder.outputs)
+    forward, backward = ([c for c, n in zip(calls, needed, strict=True) if n is which] for which in (True, False))
+    return {"forward": forward, "backward": backward}
+
+
 def lay_out(
     program: Program,
     calls: CallList,
@@ -144,18 +164,10 @@ def lay_out(
     builder.place_results()
     pinned = {view.storage for view in builder.outputs.values()}
     prepared: dict[Storage, str] = {}
-    parts: dict[str, list[KernelCall]] = {}
     if mode == "infer":
-        preparation = find_preparation(calls, functions, builder.parameters(), pinned)
-        prepared = preparation.digests
-        if prepared:
-            parts["prepare"] = preparation.calls
-        parts["infer"] = [*(preparation.rest if prepared else calls.calls), *builder.tail]
+        parts, prepared = _inference_parts(builder, functions, pinned)
     else:
-        everything = [*calls.calls, *builder.tail]
-        needed = _needed(everything, builder.outputs)
-        for name, which in (("forward", True), ("backward", False)):
-            parts[name] = [c for c, n in zip(everything, needed, strict=True) if n is which]
+        parts = _training_parts(builder)
     entries = [make_entry(name, part) for name, part in parts.items()]
     builder.names.update({storage: f"prepared{index}" for index, storage in enumerate(prepared)})
     in_order = [call for part in parts.values() for call in part]

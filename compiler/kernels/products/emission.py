@@ -63,6 +63,7 @@ class _Emitter:
         self.columns = p.tile_vectors * p.lanes
         # All of B in panels, where it lies like that before the tasks begin.
         self.panels = buffers["packed"] if p.pack_all else self.b if gemm.panel else None
+        self.packed_depth = p.depth if self.panels is None else gemm.k
         self.k_blocks = -(-gemm.k // p.depth)
         self.a_lead: list[Expr] = []
         self.b_lead: list[Expr] = []
@@ -90,7 +91,7 @@ class _Emitter:
         if p.pack_a:
             self.packed_a = emit.scratch(p.block_tiles * p.tile_rows * p.depth)
         if p.pack_b:
-            self.packed_b, self.packed_depth = emit.scratch(p.block_panels * p.depth * self.columns), p.depth
+            self.packed_b = emit.scratch(p.block_panels * p.depth * self.columns)
         with T.serial(self.k_blocks) as k_block:
             self.k_block = k_block
             self.first_k = T.bind(k_block * p.depth)
@@ -105,7 +106,7 @@ class _Emitter:
         """Packs all of B, as ``pack_b`` does for a task: pieces of rows, to a few panels at a time."""
         panels = self.plan.panels(self.gemm)
         blocks = -(-(panels[-1].start + panels[-1].count) // _PANELS_AT_ONCE)
-        self.packed_b, self.packed_depth, self.first_k = self.panels, self.gemm.k, 0
+        self.packed_b, self.first_k = self.panels, 0
         with T.parallel(blocks * -(-self.gemm.k // _ROWS_AT_ONCE)) as part:
             block, first = T.bind(part % blocks), T.bind(part // blocks * _ROWS_AT_ONCE)
 
@@ -244,8 +245,7 @@ class _Emitter:
             offset, width = vectors[v]
             if self.panels is not None:
                 panel = self.column_block * self.plan.block_panels + local_panel
-                at = (panel * self.gemm.k + self.first_k + k) * self.columns + offset
-                return emit.load(self.panels, at, lanes=lanes)
+                return emit.load(self.panels, self.b_place(panel, self.first_k + k, offset), lanes=lanes)
             if self.plan.pack_b:
                 return emit.load(self.packed_b, self.b_place(local_panel, k, offset), lanes=lanes)
             at = (*self.b_lead, self.first_k + k, column + offset)

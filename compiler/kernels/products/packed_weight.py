@@ -19,7 +19,7 @@ Expr = Any
 # Vectors in a panel: on every CPU level the width of the fastest tiles, whatever the number of rows (plan.py). So the
 # order does not depend on the rows, and products of all buckets read one copy.
 PANEL_VECTORS = 2
-_ROWS_AT_ONCE = 16  # panels that a task fills from one row of a weight that is not transposed: it reads whole lines
+_PANELS_AT_ONCE = 16  # that a task fills from each row of a weight that is not transposed: it reads whole lines
 
 
 def packed_size(depth: int, columns: int, panel: int) -> int:
@@ -27,8 +27,19 @@ def packed_size(depth: int, columns: int, panel: int) -> int:
     return -(-columns // panel) * depth * panel
 
 
+class Packing(Kernel):
+    """Brings a weight into the order in which the tuned forms of other kernels read it."""
+
+    @property
+    def common(self) -> bool:
+        return True
+
+    def portable(self) -> Any:
+        raise NotImplementedError(f"{self.name}: weights are packed for CPUs only")
+
+
 @dataclass(frozen=True)
-class PackedWeight(Kernel):
+class PackedWeight(Packing):
     """packed[panel, k, column] of the weight w[depth, columns], with ``trans`` w[columns, depth]; ``panel`` columns in
     each panel. Vectors in the last panel that have no column hold anything, further lanes of the others 0."""
 
@@ -42,10 +53,6 @@ class PackedWeight(Kernel):
         return "pack_weight"
 
     @property
-    def common(self) -> bool:
-        return True
-
-    @property
     def inputs(self) -> list[TensorShape]:
         shape = (self.columns, self.depth) if self.trans else (self.depth, self.columns)
         return [(shape, "float32")]
@@ -53,9 +60,6 @@ class PackedWeight(Kernel):
     @property
     def outputs(self) -> list[TensorShape]:
         return [((packed_size(self.depth, self.columns, self.panel),), "float32")]
-
-    def portable(self) -> Any:
-        raise NotImplementedError(f"{self.name}: weights are packed for CPUs only")
 
     def tuned(self, cpu: CpuFeatures) -> Any:
         arguments = dict(zip(("w", "packed"), [*self.inputs, *self.outputs], strict=True))
@@ -72,10 +76,10 @@ def pack_weight(weight: PackedWeight, w: Any, packed: Any, lanes: int) -> None:
         if rest:
             _pack_columns(weight, w, packed, lanes, whole, rest)
         return
-    blocks = -(-whole // _ROWS_AT_ONCE)
+    blocks = -(-whole // _PANELS_AT_ONCE)
     with streams.tasks(blocks, nanoseconds) as block, T.serial(weight.depth) as k:
-        first = T.bind(block * _ROWS_AT_ONCE)
-        with T.serial(T.min(whole - first, _ROWS_AT_ONCE)) as panel:
+        first = T.bind(block * _PANELS_AT_ONCE)
+        with T.serial(T.min(whole - first, _PANELS_AT_ONCE)) as panel:
             _pack_row(weight, w, packed, lanes, T.bind(first + panel), weight.panel, k)
     if rest:
         with T.serial(weight.depth) as k:

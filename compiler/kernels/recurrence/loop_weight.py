@@ -9,7 +9,8 @@ from tvm.tirx.script import builder as T
 
 from bucketmod.compiler.kernels import emission as emit
 from bucketmod.compiler.kernels import streams
-from bucketmod.compiler.kernels.kernel import Kernel, TensorShape
+from bucketmod.compiler.kernels.kernel import TensorShape
+from bucketmod.compiler.kernels.products.packed_weight import Packing
 
 if TYPE_CHECKING:
     from bucketmod.compiler.target import CpuFeatures
@@ -18,7 +19,7 @@ Expr = Any
 
 
 @dataclass(frozen=True)
-class PackedLoopWeight(Kernel):
+class PackedLoopWeight(Packing):
     """packed[unit, k, gate, lane] of Wh[gates H, H], transposed; lanes beyond the last unit repeat it."""
 
     gates: int
@@ -35,19 +36,12 @@ class PackedLoopWeight(Kernel):
         return -(-self.hidden // self.lanes)
 
     @property
-    def common(self) -> bool:
-        return True
-
-    @property
     def inputs(self) -> list[TensorShape]:
         return [((self.gates * self.hidden, self.hidden), "float32")]
 
     @property
     def outputs(self) -> list[TensorShape]:
         return [((self.units, self.hidden, self.gates * self.lanes), "float32")]
-
-    def portable(self) -> Any:
-        raise NotImplementedError(f"{self.name}: weights are packed for CPUs only")
 
     def tuned(self, cpu: CpuFeatures) -> Any:
         arguments = dict(zip(("W", "packed"), [*self.inputs, *self.outputs], strict=True))

@@ -292,7 +292,7 @@ class _Forward(Blocks):
         for first, panels, vectors in self.panels(self.value_size // lanes):
             with T.serial(panels) as panel:
                 column = T.bind((first + panel * vectors) * lanes)
-                self.each_tile(width, rows, partial(self.out_tile, query, column, vectors))
+                self.each_tile(width, rows, partial(self.out_tile, query, column, vectors), overlap=False)
 
     def exponentials(self, query: Expr, tops: list[Expr]) -> None:
         """Scores to exponentials; factors[query] = 1 / their sum."""

@@ -6,13 +6,13 @@ import importlib
 import importlib.util
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from bucketmod.binding import OnnxModel, get_cache, is_model, make_bucket, place, update_request
-from bucketmod.compiler.service import CompileRequest, CompileResult, compile_requests
+from bucketmod.compiler.service import TUNED, CompileRequest, CompileResult, compile_requests
 from bucketmod.compiler.target import parse_target
 from bucketmod.context import Context, cpu
 from bucketmod.name import NameManager
@@ -131,16 +131,22 @@ def precompile(
     jobs: int = 1,
     cache: str | None = None,
     show_progress: bool = True,
+    tune: bool = False,
 ) -> list[Row]:
     """Compiles every bucket in every mode, ``jobs`` at a time, and returns a row for each. For training the optimizer
     kernels are compiled too; their row is the last.
 
+    ``tune``: how matrix products are cut is measured on this machine, one artifact at a time, and not left to the
+    models of cost. What the cache has is compiled again, unless it is tuned already; modules find the new artifact.
+
     A bucket whose graph cannot be made or compiled gives a row with an error; the others still compile. Raises
-    ValueError for an unknown mode or target.
+    ValueError for an unknown mode or target, and for ``tune`` with one that this machine cannot run.
     """
     for mode in modes:
         if mode not in MODES:
             raise ValueError(f"mode {mode!r}: expected one of {', '.join(MODES)}")
+    if tune:
+        parse_target(target).check_host()
     target = parse_target(target).name
     store = ArtifactCache(cache) if cache is not None else get_cache()
     rows: dict[tuple[Any, str], Row] = {}
@@ -150,14 +156,14 @@ def precompile(
         rows.update({(key, mode): row for mode, row in made.items()})
         try:
             for row, parts in zip(made.values(), bucket_requests(plan, key, target, modes), strict=True):
-                requests += [(row, request) for request in parts]
+                requests += [(row, replace(request, tune=tune)) for request in parts]
         except Exception as error:  # the user's sym_gen or shapes: the message is the bucket's result
             for row in made.values():
                 row.error = f"{type(error).__name__}: {error}"
     if "train" in modes:
         row = rows["optimizer", "update"] = Row("optimizer", "update", target)
         requests.append((row, update_request(target)))
-    _compile(requests, store, jobs, show_progress)
+    _compile(requests, store, 1 if tune else jobs, show_progress)
     return list(rows.values())
 
 
@@ -196,7 +202,7 @@ def print_table(rows: Sequence[Row], file: Any = None) -> None:
     header = ("bucket", "mode", "target", "nodes", "seconds", "kB", "")
     lines = [header]
     for row in rows:
-        state = "FAILED" if row.error else "cached" if row.hit else "compiled"
+        state = "FAILED" if row.error else "cached" if row.hit else "tuned" if row.info.get(TUNED) else "compiled"
         lines.append((str(row.key), row.mode, row.target, str(row.nodes), f"{row.seconds:.2f}",
                       f"{row.bytes / 1000:.0f}", state))  # fmt: skip
     widths = [max(len(line[i]) for line in lines) for i in range(len(header))]

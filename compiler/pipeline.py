@@ -34,6 +34,7 @@ from bucketmod.compiler.passes.schedule_cpu import schedule_cpu
 from bucketmod.compiler.passes.tuple_items import hide_tuple_items, show_tuple_items
 from bucketmod.compiler.program import Program
 from bucketmod.compiler.target import Target, parse_target
+from bucketmod.compiler.tuning import Tuner
 from bucketmod.runtime.artifact import CONSTANTS_FILE, Manifest, TensorSpec
 
 logger = logging.getLogger(__name__)
@@ -104,18 +105,22 @@ def schedule_phase(module: ir.IRModule, target: Target) -> dict[ir.GlobalVar, ti
     return functions
 
 
-def compile_program(program: Program, mode: str, wrt: Sequence[str], target_name: str) -> CompiledProgram:
+def compile_program(
+    program: Program, mode: str, wrt: Sequence[str], target_name: str, tune: bool = False
+) -> CompiledProgram:
     """Compiles a forward program.
 
     ``mode``: "train" (entries ``forward`` and ``backward``) or "infer" (``infer``, and ``prepare`` before it);
-    ``wrt``: inputs whose gradients are wanted, for "train". Raises CompileError (or a class of it) naming the node at
-    fault, and NotImplementedError for CUDA, for which programs can be built (see ``compiler.cuda``) but not run yet.
+    ``wrt``: inputs whose gradients are wanted, for "train"; ``tune``: how kernels are cut is measured here, not left to
+    the models of cost. Raises CompileError (or a class of it) naming the node at fault, NotImplementedError for CUDA,
+    for which programs can be built (see ``compiler.cuda``) but not run yet, and ValueError to tune for a target that
+    this machine cannot run.
     """
     started = time.perf_counter()
-    lowered = lower_program(program, mode, wrt, target_name)
+    lowered = lower_program(program, mode, wrt, target_name, tune)
     with lowered.context():
         name, library = _build_library(lowered)
-    manifest = describe(lowered.program, lowered.layout, mode, lowered.target, time.perf_counter() - started)
+    manifest = describe(lowered, mode, time.perf_counter() - started)
     return package(manifest, name, library, lowered.layout.constants)
 
 
@@ -133,12 +138,14 @@ def _build_library(lowered: LoweredProgram) -> tuple[str, bytes]:
 
 @dataclass
 class LoweredProgram:
-    """A program as kernels with final loops, laid out in memory: what is left is machine code."""
+    """A program as kernels with final loops, laid out in memory: what is left is machine code. ``tuning``: the choices
+    that were measured, as the manifest has them."""
 
     program: Program
     target: Target
     functions: dict[ir.GlobalVar, tirx.PrimFunc]
     layout: Layout
+    tuning: dict[str, str] = field(default_factory=dict)
 
     def context(self) -> contextlib.ExitStack:
         """The target and TVM's settings, which every pass runs under."""
@@ -152,26 +159,30 @@ def _settings(target: Target) -> contextlib.ExitStack:
     return stack
 
 
-def lower_program(program: Program, mode: str, wrt: Sequence[str], target_name: str) -> LoweredProgram:
+def lower_program(
+    program: Program, mode: str, wrt: Sequence[str], target_name: str, tune: bool = False
+) -> LoweredProgram:
     """Everything but machine code. Arguments and errors are those of ``compile_program``."""
     if mode not in MODES:
         raise ValueError(f"mode {mode!r}: expected one of {MODES}")
     target = parse_target(target_name)
     if target.cpu is None:
         raise NotImplementedError(f"running on {target.name} is not built yet: CUDA execution comes in a later version")
+    tuner = Tuner(target) if tune else None
     program = graph_phase(program, mode, wrt)
     logger.debug("%d nodes after the graph phase", len(program.model.graph.node))
     with _settings(target):
-        module, added = import_program(program, target)
+        module, added = import_program(program, target, tuner)
         module = relax_phase(module)
         functions = schedule_phase(module, target)
         layout = lay_out(program, read_calls(module), functions, added, mode)
     functions.update(layout.copies)
-    return LoweredProgram(program, target, functions, layout)
+    return LoweredProgram(program, target, functions, layout, tuner.report() if tuner is not None else {})
 
 
-def describe(program: Program, layout: Layout, mode: str, target: Target, seconds: float) -> Manifest:
+def describe(lowered: LoweredProgram, mode: str, seconds: float) -> Manifest:
     """The manifest, but for the names and digests of the files."""
+    program, layout, target = lowered.program, lowered.layout, lowered.target
     assert target.cpu is not None
     entries = {entry.name: [layout.names[storage] for storage in entry.arguments] for entry in layout.entries}
     tensors = [
@@ -201,6 +212,7 @@ def describe(program: Program, layout: Layout, mode: str, target: Target, second
         model_digest=program.digest(),
         tensors=tuple(tensors),
         entries={name: tuple(arguments) for name, arguments in entries.items()},
+        tuning=lowered.tuning,
     )
 
 

@@ -20,6 +20,8 @@ from typing import Any
 from bucketmod.compiler.worker_process import POOL, WorkerProcess
 from bucketmod.runtime.cache import ArtifactCache
 
+TUNED = "tuned"  # in the info of an index entry
+
 
 @dataclass(frozen=True)
 class CompileRequest:
@@ -29,7 +31,8 @@ class CompileRequest:
     they are needed (exporting costs time that a hit should not pay); ``mode``: "train", "infer", or "update" for the
     optimizer kernels, which come from no program (``b""``); ``wrt``: inputs to differentiate;
     ``target``: as in :func:`~bucketmod.compiler.target.parse_target`; ``name``: for messages, such as "bucket 20
-    (train)"; ``request_digest``: identity in the cache's index; ``info``: shown in the index.
+    (train)"; ``request_digest``: identity in the cache's index; ``info``: shown in the index; ``tune``: kernels
+    are cut as measured on this machine. That is no part of the identity: who asks later gets the tuned artifact.
     """
 
     program: bytes | Callable[[], bytes]
@@ -39,6 +42,7 @@ class CompileRequest:
     name: str
     request_digest: str
     info: dict[str, Any] = field(default_factory=dict)
+    tune: bool = False
 
 
 @dataclass(frozen=True)
@@ -57,7 +61,7 @@ def _compile(request: CompileRequest, cache: ArtifactCache, worker: WorkerProces
     """One request, under its lock."""
     with cache.lock(request.request_digest):
         found = cache.find(request.request_digest)
-        if found is not None:
+        if found is not None and (found.info.get(TUNED) or not request.tune):
             return CompileResult(request, True, None, found.object_digest, 0.0, hit=True)
         started = time.perf_counter()
         try:
@@ -69,12 +73,13 @@ def _compile(request: CompileRequest, cache: ArtifactCache, worker: WorkerProces
             source.write_bytes(program)
             answer = worker.run(
                 {"program": str(source), "mode": request.mode, "wrt": list(request.wrt), "target": request.target,
-                 "folder": str(folder)}
+                 "folder": str(folder), "tune": request.tune}
             )  # fmt: skip
             seconds = time.perf_counter() - started
             if not answer["ok"]:
                 return CompileResult(request, False, answer["error"], None, seconds)
-            digest = cache.publish(request.request_digest, folder, {**request.info, "seconds": round(seconds, 3)})
+            info = {**request.info, "seconds": round(seconds, 3), TUNED: request.tune}
+            digest = cache.publish(request.request_digest, folder, info)
         return CompileResult(request, True, None, digest, seconds)
 
 

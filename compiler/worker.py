@@ -1,7 +1,7 @@
 """A compile worker: ``python -m bucketmod.compiler.worker [IDLE]``.
 
-Reads one job a line from standard input (JSON: program, mode, wrt, target, folder; mode "update" makes the optimizer
-kernels and reads neither program nor wrt) and answers one line each:
+Reads one job a line from standard input (JSON: program, mode, wrt, target, folder, tune; mode "update" makes the
+optimizer kernels and reads only target and folder) and answers one line each:
 ``{"ok": true, "seconds": s}`` with the artifact written into ``folder``, or ``{"ok": false, "error": text}``. It lives
 in a process of its own, so that neither TVM's compiler nor onnxruntime is ever loaded by the user's process, and a
 crash in them ends a job and not a training run. After IDLE seconds without a job it ends by itself.
@@ -50,7 +50,7 @@ def _compile(job: dict[str, Any]) -> Any:
     from bucketmod.compiler.program import Program
 
     program = Program.from_bytes(Path(job["program"]).read_bytes())
-    return compile_program(program, job["mode"], job["wrt"], job["target"])
+    return compile_program(program, job["mode"], job["wrt"], job["target"], job["tune"])
 
 
 def serve(jobs: TextIO, answers: TextIO, idle: float | None = None) -> None:

@@ -26,7 +26,7 @@ from bucketmod.runtime.gradient_rows import table_size
 from bucketmod.runtime.memory import ALIGNMENT, aligned_copy
 from bucketmod.runtime.tvm_runtime import load_library
 
-FORMAT_VERSION = 5
+FORMAT_VERSION = 6
 MANIFEST_FILE = "manifest.json"
 CONSTANTS_FILE = "constants.npz"
 LIBRARY_FILES = ("module.so", "module.o")
@@ -93,6 +93,7 @@ class Manifest:
     ``tensors``: every tensor of the program's surface.
     ``entries``: for each function of the library the names of the tensors that it takes, in order, and after them the
     workspace, by address (see :mod:`bucketmod.runtime.entry`; ``update`` entries: flat tensors and scalars).
+    ``tuning``: for each kernel whose cut was measured what was chosen, for people; empty where nothing was measured.
     ``format_version``: of this description; another version is refused.
     """
 
@@ -109,6 +110,7 @@ class Manifest:
     model_digest: str
     tensors: tuple[TensorSpec, ...]
     entries: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    tuning: dict[str, str] = field(default_factory=dict)
     format_version: int = FORMAT_VERSION
 
     def tensor(self, name: str) -> TensorSpec:
@@ -168,6 +170,7 @@ class _ManifestReader:
             compile_seconds=float(self.value(self.document, "compile_seconds", (int, float))),
             tensors=tensors,
             entries=self.entries({spec.name for spec in tensors}),
+            tuning=self.tuning(),
         )
         self.check_layout(manifest)
         return manifest
@@ -220,6 +223,12 @@ class _ManifestReader:
                 raise ArtifactError(f"{MANIFEST_FILE}: entry {function[:80]!r} takes unknown tensors {unknown[:5]}")
             entries[function] = tuple(names)
         return entries
+
+    def tuning(self) -> dict[str, str]:
+        found = self.value(self.document, "tuning", dict)
+        if not all(isinstance(text, str) for text in found.values()):
+            raise ArtifactError(f"{MANIFEST_FILE}: field 'tuning' must hold strings only")
+        return found
 
     def check_layout(self, manifest: Manifest) -> None:
         names = [spec.name for spec in manifest.tensors]

@@ -2,6 +2,7 @@
 """Compiles the buckets of a model ahead of time.
 
     python scripts/precompile_buckets.py MODEL --buckets 10,20,30 [--target cpu] [--mode train,infer] [--jobs N]
+                                         [--tune]
 
 MODEL is file.py:function or package.module:function; the function returns a bucketmod.precompile.Plan (sym_gen, keys,
 shapes of data and labels for a key). Exit code 1 when any bucket failed; the others are compiled all the same.
@@ -35,13 +36,15 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--target", default="cpu", help="cpu, cpu:x86-64-v3, cpu:x86-64-v4, cpu:x86-64-v4-amx")
     parser.add_argument("--mode", default="train,infer", help="train, infer or both")
     parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)), help="compiler processes at a time")
+    parser.add_argument("--tune", action="store_true",
+                        help="measure on this machine how each matrix product is best cut (one artifact at a time)")
     parser.add_argument("--cache", help="directory of the artifact cache")
     parser.add_argument("--json", action="store_true", help="print the rows as JSON")
     options = parser.parse_args(argv)
     try:
         plan = load_plan(options.model)
         rows = precompile(plan, options.buckets, options.target, options.mode.split(","), options.jobs, options.cache,
-                          show_progress=not options.json)  # fmt: skip
+                          show_progress=not options.json, tune=options.tune)  # fmt: skip
     except ValueError as error:
         print(f"precompile_buckets: {error}", file=sys.stderr)
         return 1

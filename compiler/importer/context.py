@@ -14,6 +14,7 @@ from bucketmod.compiler.graph.shapes import MICROSOFT, attributes
 from bucketmod.compiler.lowering.calls import tensor_type
 from bucketmod.compiler.program import DOMAIN
 from bucketmod.compiler.target import Target
+from bucketmod.compiler.tuning import Tuner
 
 
 class Node:
@@ -45,11 +46,15 @@ class ImportContext:
 
     ``bb``: the Relax builder; ``target``; ``functions``: kernels already added to the module, by kernel instance;
     ``values``: ONNX name -> Relax expression; ``row_tables``: name of a gradient -> table of its rows;
-    ``parameters``: the variables of parameters and auxiliary states; ``inference``: whether nothing is trained.
+    ``parameters``: the variables of parameters and auxiliary states; ``inference``: whether nothing is trained;
+    ``tuner``: chooses how kernels are cut, where that is measured.
     """
 
-    def __init__(self, target: Target, bb: relax.BlockBuilder, inference: bool = False):
+    def __init__(
+        self, target: Target, bb: relax.BlockBuilder, inference: bool = False, tuner: Tuner | None = None
+    ):
         self.target = target
+        self.tuner = tuner
         self.inference = inference
         self.bb = bb
         self.functions: dict[Any, Any] = {}

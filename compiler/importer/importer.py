@@ -21,24 +21,28 @@ from bucketmod.compiler.importer import (
 from bucketmod.compiler.importer.context import CONVERTERS, ImportContext, Node
 from bucketmod.compiler.program import SEED, Port, Program
 from bucketmod.compiler.target import Target
+from bucketmod.compiler.tuning import Tuner
 from bucketmod.runtime.gradient_rows import table_size
 
 # Importing them fills CONVERTERS.
 FAMILIES = (attention, elementwise, matmul, neural, recurrent, reduction, shaping, softmax_head, windows)
 
 
-def import_program(program: Program, target: Target) -> tuple[ir.IRModule, list[Port]]:
+def import_program(
+    program: Program, target: Target, tuner: Tuner | None = None
+) -> tuple[ir.IRModule, list[Port]]:
     """Returns the Relax module, whose ``main`` takes the program's inputs and returns its outputs, and what ``main``
     takes behind those inputs: ``__seed__`` (int64[2]: seed, step) where there are random operators, and the tables of
     gradients whose rows are listed (see ``runtime.gradient_rows``), which it writes too.
 
-    Raises UnsupportedOperatorError, naming the node, for an operator without a converter.
+    ``tuner``: as in ``ImportContext``. Raises UnsupportedOperatorError, naming the node, for an operator without a
+    converter.
     """
     graph = program.model.graph
     nodes = [Node(proto) for proto in graph.node]
     _refuse_unknown(nodes)
     trains = any(port.role == "gradient" for port in program.outputs)
-    context = ImportContext(target, relax.BlockBuilder(), inference=not trains)
+    context = ImportContext(target, relax.BlockBuilder(), not trains, tuner)
     context.arrays = {t.name: onnx.numpy_helper.to_array(t) for t in graph.initializer}
     parameters = []
     for index, port in enumerate(program.inputs):

@@ -28,7 +28,8 @@ def emit_kernel(context: Any, kernel: Kernel, args: Sequence[Any]) -> list[Any]:
     buffers of the tuned form become outputs of the call that nothing reads, so the memory plan gives them a place.
 
     A weight that a tuned form brings into another order is packed by a kernel of its own where it follows from
-    parameters: programs for inference do that once for each set of parameters (``lowering.preparation``).
+    parameters: programs for inference do that once for each set of parameters (``lowering.preparation``). What is left
+    is cut as ``context.tuner`` says, if there is one.
     """
     cpu = context.target.cpu
     split = kernel.with_packed_weight(cpu, context.inference) if cpu is not None else None
@@ -36,6 +37,8 @@ def emit_kernel(context: Any, kernel: Kernel, args: Sequence[Any]) -> list[Any]:
         index, pack, kernel = split
         (packed,) = emit_kernel(context, pack, [args[index]])
         args = [*args[:index], packed, *args[index + 1 :]]
+    if context.tuner is not None:
+        kernel = context.tuner.choose(kernel)
     if kernel not in context.functions:
         context.functions[kernel] = _add_function(context, kernel)
     function, inputs, outputs = context.functions[kernel]

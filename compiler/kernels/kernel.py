@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -65,6 +66,12 @@ class Kernel(ABC):
         ``once``: the first of them will run once for many calls of the other. None where that is no gain.
         """
         return None
+
+    def alternatives(self, cpu: CpuFeatures) -> Sequence[Kernel]:
+        """This kernel with its tuned form cut in other ways that the model of cost holds for nearly as good, the best
+        first; measuring may choose one of them. Families that have any keep the cut in a field ``cut``, None for what
+        the model says."""
+        return []
 
     def scratch(self, cpu: CpuFeatures) -> list[TensorShape]:
         """Buffers that only the tuned form needs; the memory planner places them in the workspace."""

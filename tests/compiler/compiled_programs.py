@@ -36,8 +36,10 @@ class CompiledProgram:
 class OnCpu:
     """An artifact, written and loaded."""
 
-    def __init__(self, program: Program, folder: Path, mode: str, wrt: Sequence[str], target: str):
-        compiled = compile_program(program, mode, wrt, target)
+    def __init__(
+        self, program: Program, folder: Path, mode: str, wrt: Sequence[str], target: str, tune: bool = False
+    ):
+        compiled = compile_program(program, mode, wrt, target, tune)
         write_artifact(compiled.manifest, compiled.files, folder)
         self.artifact = Artifact.load(folder)
 

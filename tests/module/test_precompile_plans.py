@@ -47,6 +47,39 @@ def test_what_is_no_plan(folder, model, message):
         precompile.load_plan(model)
 
 
+def test_tuning_replaces_what_is_not_tuned_and_modules_find_it(tmp_path):
+    plan = precompile.Plan(lambda key: (linear(), ("data",), None), [6], lambda key: ([("data", (key, FEATURES))], None))
+    options = dict(target="cpu", modes=["infer"], cache=str(tmp_path), show_progress=False)
+    (plain,) = precompile.precompile(plan, **options)
+    assert not plain.hit and not plain.info["tuned"]
+    (tuned,) = precompile.precompile(plan, **options, tune=True)
+    assert not tuned.hit and tuned.info["tuned"] and tuned.error == ""
+    text = io.StringIO()
+    precompile.print_table([plain, tuned], file=text)
+    assert [line.split()[-1] for line in text.getvalue().splitlines()[1:]] == ["compiled", "tuned"]
+    for tune in (True, False):
+        (again,) = precompile.precompile(plan, **options, tune=tune)
+        assert again.hit and again.info["tuned"], "a tuned artifact answers both kinds of requests"
+    before = mx.binding.compiled_count()
+    mx.binding.set_cache(tmp_path)
+    try:
+        module = mx.mod.Module(linear(), label_names=None)
+        module.bind([("data", (6, FEATURES))], for_training=False)
+        module.init_params()
+        module.forward(mx.io.DataBatch([mx.nd.ones((6, FEATURES))]))
+        assert module.get_outputs()[0].shape[0] == 6
+    finally:
+        mx.binding.set_cache(None)
+    assert mx.binding.compiled_count() == before, "the module found the tuned artifact"
+
+
+def test_tuning_for_another_machine_is_refused(monkeypatch):
+    monkeypatch.setattr("bucketmod.runtime.cpu.host_flags", lambda: frozenset({"avx", "avx2"}))
+    plan = precompile.Plan(lambda key: (linear(), ("data",), None), [], lambda key: ([], None))
+    with pytest.raises(ValueError, match="cpu:x86-64-v4 cannot run here: this machine has no"):
+        precompile.precompile(plan, target="cpu:x86-64-v4", tune=True)
+
+
 def test_a_bucket_that_fails_leaves_the_others(folder):
     def sym_gen(key):
         if key == "bad":

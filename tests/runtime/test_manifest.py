@@ -46,6 +46,7 @@ def hostile_fields():
     yield from [("tensors", {}), ("tensors", [1]), ("tensors", [{}]), ("compile_seconds", "0")]
     yield from [("entries", []), ("entries", {"forward": "x"}), ("entries", {"forward": ["unknown"]})]
     yield from [("cpu_flags", "avx2"), ("cpu_flags", [2]), ("target", None), ("extra", 1)]
+    yield from [("tuning", []), ("tuning", None), ("tuning", {"gemm": 1})]
 
 
 @pytest.mark.parametrize(("field", "value"), list(hostile_fields()))

@@ -14,7 +14,7 @@ from bucketmod.compiler.kernels.products.epilogue import activate, slope
 from bucketmod.compiler.kernels.products.packed_weight import packed_size
 from bucketmod.compiler.kernels.products.plan import Plan, Segment, blocks, plan, plan_cycles, tasks
 from bucketmod.compiler.kernels.products.tile_emission import emit_tile_product
-from bucketmod.compiler.kernels.products.tile_plan import tile_cycles, tile_plan
+from bucketmod.compiler.kernels.products.tile_plan import TilePlan, tile_cycles, tile_plan
 
 if TYPE_CHECKING:
     from bucketmod.compiler.kernels.products.gemm import Gemm
@@ -33,25 +33,36 @@ def emit_product(gemm: Gemm, cpu: CpuFeatures, buffers: dict[str, Any]) -> None:
     """Emits the loops of the product into the function under construction; ``buffers`` by the names of
     ``Gemm.arguments``. Families that go on with C in the same kernel call this; where they give "weights" [k], each row
     of A counts that often in the column sums."""
-    if takes_tiles(gemm, cpu):
-        found = tile_plan(gemm, cpu)
-        assert found is not None
+    found = chosen_cut(gemm, cpu)
+    if isinstance(found, TilePlan):
         emit_tile_product(gemm, found, buffers)
     else:
-        _Emitter(gemm, plan(gemm, cpu), buffers).run()
+        _Emitter(gemm, found, buffers).run()
 
 
 def product_scratch(gemm: Gemm, cpu: CpuFeatures) -> dict[str, TensorShape]:
     """What the product needs besides its arguments, by the names of ``buffers``."""
-    if takes_tiles(gemm, cpu) or not plan(gemm, cpu).pack_all:
+    found = chosen_cut(gemm, cpu)
+    if isinstance(found, TilePlan) or not found.pack_all:
         return {}
-    panel = plan(gemm, cpu).tile_vectors * cpu.lanes
+    panel = found.tile_vectors * cpu.lanes
     return {"packed": ((packed_size(gemm.k, gemm.n, panel),), "float32")}
 
 
 def takes_tiles(gemm: Gemm, cpu: CpuFeatures) -> bool:
     """Whether tile registers are the faster ones for this product."""
-    return cpu.tiles and not gemm.panel and tile_cycles(gemm, cpu) < plan_cycles(gemm, cpu)
+    return isinstance(chosen_cut(gemm, cpu), TilePlan)
+
+
+def chosen_cut(gemm: Gemm, cpu: CpuFeatures) -> Plan | TilePlan:
+    """How the product is cut: as measured, or as the models of cost say."""
+    if gemm.cut is not None:
+        return gemm.cut
+    if cpu.tiles and not gemm.panel and tile_cycles(gemm, cpu) < plan_cycles(gemm, cpu):
+        found = tile_plan(gemm, cpu)
+        assert found is not None
+        return found
+    return plan(gemm, cpu)
 
 
 class _Emitter:

@@ -13,18 +13,21 @@ from tvm import te, tirx
 
 from bucketmod.compiler.kernels import emission as emit
 from bucketmod.compiler.kernels.kernel import Kernel, TensorShape
-from bucketmod.compiler.kernels.products.emission import emit_product, product_scratch, takes_tiles
+from bucketmod.compiler.kernels.products.emission import chosen_cut, emit_product, product_scratch, takes_tiles
 from bucketmod.compiler.kernels.products.epilogue import ACTIVATIONS, SLOPES, activate, slope
 from bucketmod.compiler.kernels.products.packed_weight import PANEL_VECTORS, PackedWeight, packed_size
-from bucketmod.compiler.kernels.products.plan import Plan, most_rows, plan
+from bucketmod.compiler.kernels.products.plan import Plan, most_rows, near_plans, plan
+from bucketmod.compiler.kernels.products.tile_plan import TilePlan, near_tile_plans
 
 if TYPE_CHECKING:
     from bucketmod.compiler.target import CpuFeatures
 
-__all__ = ["Gemm", "Plan", "emit_product", "most_rows", "plan", "product_scratch"]
+__all__ = ["Cut", "Gemm", "Plan", "emit_product", "most_rows", "plan", "product_scratch"]
 
 # Rows from which on packing all of B first costs nothing; below, copies of small pieces, each used at once, cost less.
 _WORTH_PACKING = 256
+
+Cut = Plan | TilePlan | None  # of a product; None: as the models of cost say
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,9 @@ class Gemm(Kernel):
     ``epilogue.SLOPES``) where that one gave ``saved``, of the shape of C.
 
     ``panel``: B is a ``PackedWeight`` of that many columns a panel, neither transposed nor shifted nor batched.
+
+    ``cut``: how the tuned form is cut, in place of what the models of cost say; it does not change the result but for
+    rounding.
 
     ``column_sums``: a second output, [m], the sums of the columns of A [k, m]. Where A is the gradient of a layer's
     result, C is that of its weight and they are that of its bias.
@@ -65,6 +71,7 @@ class Gemm(Kernel):
     slope_of: str = ""
     column_sums: bool = False
     panel: int = 0
+    cut: Cut = None
 
     def __post_init__(self) -> None:
         if self.shift and (self.trans_b or self.batch > 1):
@@ -179,6 +186,11 @@ class Gemm(Kernel):
         if self.slope_of:
             c = step("sloped", c, lambda x, at: slope(self.slope_of, x, given["saved"](*at)))
         return c
+
+    def alternatives(self, cpu: CpuFeatures) -> list[Gemm]:
+        in_tiles = near_tile_plans(self, cpu) if cpu.tiles and not self.panel else []
+        plans: list[Plan | TilePlan] = [*in_tiles, *near_plans(self, cpu)]
+        return [replace(self, cut=found) for found in plans if found != chosen_cut(self, cpu)]
 
     def scratch(self, cpu: CpuFeatures) -> list[TensorShape]:
         return list(product_scratch(self, cpu).values())

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from bucketmod.compiler.kernels import emission as emit
 
 if TYPE_CHECKING:
     from bucketmod.compiler.kernels.products.gemm import Gemm
     from bucketmod.compiler.target import CpuFeatures
+
+P = TypeVar("P")
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,35 @@ def plan_cycles(gemm: Gemm, cpu: CpuFeatures) -> float:
     return _cheapest(gemm, cpu)[1]
 
 
+def near_plans(gemm: Gemm, cpu: CpuFeatures) -> list[Plan]:
+    """The plans that ``near_best`` takes; where B can be packed as a whole, the best ones both ways."""
+    priced = [(_cost(gemm, p, _work(gemm, cpu, p)), p) for p in _candidates(gemm, cpu, every_height=True)]
+    found = near_best(priced, lambda p: (p.tile_rows, p.tile_vectors, p.depth, p.block_panels))
+    if not _can_pack_all(gemm):
+        return found
+    both = ((p, replace(p, pack_b=False, pack_all=True)) if p.pack_b and p.parallel else (p,) for p in found)
+    return [p for pair in both for p in pair][:_MOST_NEAR]
+
+
+# Plans that are worth a measurement: so many, of a cost within this factor of the least. Models are wrong by as much.
+_MOST_NEAR, _NEAR = 8, 1.25
+
+
+def near_best(priced: Iterable[tuple[float, P]], kind: Callable[[P], object]) -> list[P]:
+    """The plans whose cost is near the least of the ``priced`` ones, the best first and one of each ``kind``."""
+    ranked = sorted(((cost, i, p) for i, (cost, p) in enumerate(priced) if cost < float("inf")), key=lambda r: r[:2])
+    best: dict[object, P] = {}
+    for cost, _, p in ranked:
+        if cost <= _NEAR * ranked[0][0]:
+            best.setdefault(kind(p), p)
+    return list(best.values())[:_MOST_NEAR]
+
+
+def _cost(gemm: Gemm, p: Plan, work: float) -> float:
+    """Cycles of the busiest thread, added up over several numbers of threads, where all tasks have ``work``."""
+    return work if work == float("inf") else sum(work * threads * _busiest(gemm, p, threads) for threads in THREADS)
+
+
 @functools.cache
 def _cheapest(gemm: Gemm, cpu: CpuFeatures) -> tuple[Plan, float]:
     best, least = None, float("inf")
@@ -95,7 +126,7 @@ def _cheapest(gemm: Gemm, cpu: CpuFeatures) -> tuple[Plan, float]:
     for work, p in sorted(((_work(gemm, cpu, p), p) for p in _candidates(gemm, cpu)), key=lambda pair: pair[0]):
         if best is not None and work * len(THREADS) >= least:
             break
-        cost = sum(work * threads * _busiest(gemm, p, threads) for threads in THREADS)
+        cost = _cost(gemm, p, work)
         if best is None or cost < least:
             best, least = p, cost
     assert best is not None
@@ -107,7 +138,11 @@ def _cheapest(gemm: Gemm, cpu: CpuFeatures) -> tuple[Plan, float]:
 def _worth_packing_all(gemm: Gemm, p: Plan) -> bool:
     """Whether tasks would bring in and pack a large B several times."""
     several = p.parallel and p.pack_b and blocks(gemm, p)[0] >= _REPEATS
-    return several and gemm.trans_a and not gemm.trans_b and gemm.batch == 1 and gemm.k * gemm.n >= _LARGE
+    return several and gemm.trans_a and _can_pack_all(gemm) and gemm.k * gemm.n >= _LARGE
+
+
+def _can_pack_all(gemm: Gemm) -> bool:
+    return not gemm.panel and not gemm.trans_b and gemm.batch == 1
 
 
 def most_rows(vectors: int, registers: int) -> int:
@@ -122,12 +157,13 @@ _MOST_PARTS = 32
 _COUNTS = sorted(2**twos * 3**threes for twos in range(12) for threes in range(2))
 
 
-def _candidates(gemm: Gemm, cpu: CpuFeatures) -> Iterator[Plan]:
+def _candidates(gemm: Gemm, cpu: CpuFeatures, every_height: bool = False) -> Iterator[Plan]:
+    """``every_height``: also tiles of a transposed A that are not copied in whole vectors."""
     lanes = cpu.lanes
     widths = [gemm.panel // lanes] if gemm.panel else range(1, min(4, -(-gemm.n // lanes)) + 1)
     for vectors in widths:
         tallest = min(most_rows(vectors, cpu.registers), cpu.registers // 2)
-        if gemm.trans_a and tallest > lanes // 2:  # rows of packed tiles are copied in whole vectors
+        if gemm.trans_a and tallest > lanes // 2 and not every_height:  # packed tiles are copied in whole vectors
             tallest -= tallest % (lanes // 2)
         tiles = -(-gemm.m // tallest)
         rows = -(-gemm.m // tiles) if not gemm.trans_a else min(tallest, gemm.m)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from bucketmod.compiler.kernels.products.plan import MIN_TASK_FLOPS_IN_TILES, THREADS, cuts
+from bucketmod.compiler.kernels.products.plan import MIN_TASK_FLOPS_IN_TILES, THREADS, cuts, near_best
 from bucketmod.compiler.kernels.tiles import PARTS, PRODUCTS, SIDE, STEP, TILE
 
 if TYPE_CHECKING:
@@ -83,6 +83,12 @@ def tile_cycles(gemm: Gemm, cpu: CpuFeatures) -> float:
     """What the plan costs, in cycles of the busiest thread, added up over several numbers of threads."""
     p = tile_plan(gemm, cpu)
     return float("inf") if p is None else cost(gemm, p)
+
+
+def near_tile_plans(gemm: Gemm, cpu: CpuFeatures) -> list[TilePlan]:
+    """The plans that ``near_best`` takes of those in tile registers."""
+    priced = ((cost(gemm, p), p) for p in candidates(gemm, cpu))
+    return near_best(priced, lambda p: (p.swap, p.depth, p.columns, p.splits))
 
 
 _MOST_DEPTH = 24  # steps; no block of K is deeper, so that the pairs of a row stay near

@@ -8,7 +8,7 @@ y the one-hot labels and r a factor for each row, it is r (p - y), so its produc
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from tvm import te, tirx
@@ -17,7 +17,7 @@ from tvm.tirx.script import builder as T
 from bucketmod.compiler.kernels import emission as emit
 from bucketmod.compiler.kernels import streams
 from bucketmod.compiler.kernels.kernel import Kernel, TensorShape
-from bucketmod.compiler.kernels.products.gemm import Gemm, emit_product, product_scratch
+from bucketmod.compiler.kernels.products.gemm import Cut, Gemm, emit_product, product_scratch
 
 if TYPE_CHECKING:
     from bucketmod.compiler.target import CpuFeatures
@@ -72,12 +72,13 @@ def _class_of(label: Expr, row: Expr) -> Expr:
 class HeadDataGradient(Kernel):
     """dx[rows, depth] = r (p w - w[label]) from p[rows, classes], w[classes, depth], label[rows], r[rows].
 
-    A label outside of the classes has no one-hot: nothing is subtracted for it.
+    A label outside of the classes has no one-hot: nothing is subtracted for it. ``cut``: that of the product.
     """
 
     rows: int
     depth: int
     classes: int
+    cut: Cut = None
 
     @property
     def name(self) -> str:
@@ -85,7 +86,7 @@ class HeadDataGradient(Kernel):
 
     @property
     def product(self) -> Gemm:
-        return Gemm(self.rows, self.classes, self.depth)
+        return Gemm(self.rows, self.classes, self.depth, cut=self.cut)
 
     @property
     def flops(self) -> int:
@@ -113,11 +114,20 @@ class HeadDataGradient(Kernel):
 
         return te.create_prim_func([p, w, label, r, te.compute(pw.shape, gradient, name="dx")])
 
+    def alternatives(self, cpu: CpuFeatures) -> list[Kernel]:
+        return [replace(self, cut=product.cut) for product in self.product.alternatives(cpu)]
+
+    def scratch(self, cpu: CpuFeatures) -> list[TensorShape]:
+        return list(product_scratch(self.product, cpu).values())
+
     def tuned(self, cpu: CpuFeatures) -> Any:
         lanes = cpu.lanes
+        names = ("p", "w", "label", "r", "dx")
+        arguments = dict(zip(names, [*self.inputs, *self.outputs], strict=True))
 
-        def body(p: Expr, w: Expr, label: Expr, r: Expr, dx: Expr) -> None:
-            emit_product(self.product, cpu, {"A": p, "B": w, "C": dx})
+        def body(buffers: dict[str, Any]) -> None:
+            p, w, label, r, dx = (buffers.pop(name) for name in names)
+            emit_product(self.product, cpu, {"A": p, "B": w, "C": dx, **buffers})
             with streams.tasks(self.rows, 3 * self.rows * self.depth * streams.NS_PER_FLOAT) as row:
                 number = T.bind(_class_of(label, row))
                 known = T.bind(tirx.all(number >= 0, number < self.classes))
@@ -132,8 +142,7 @@ class HeadDataGradient(Kernel):
 
                 streams.walk(self.depth, lanes, correct)
 
-        names = ("p", "w", "label", "r", "dx")
-        return emit.build_function(self.name, list(zip(names, [*self.inputs, *self.outputs], strict=True)), body)
+        return emit.build_named(self.name, arguments | product_scratch(self.product, cpu), body)
 
 
 @dataclass(frozen=True)
@@ -142,12 +151,14 @@ class HeadWeightGradient(Kernel):
 
     dw = p' rx - (the rows of rx added up at their labels), db = p' r - (r added up there); a label outside of the
     classes adds nothing. ``uniform``: all of r is the same number, which then multiplies the sums of p and not each p.
+    ``cut``: that of the product.
     """
 
     rows: int
     depth: int
     classes: int
     uniform: bool = False
+    cut: Cut = None
 
     @property
     def name(self) -> str:
@@ -155,7 +166,7 @@ class HeadWeightGradient(Kernel):
 
     @property
     def product(self) -> Gemm:
-        return Gemm(self.classes, self.rows, self.depth, trans_a=True, column_sums=True)
+        return Gemm(self.classes, self.rows, self.depth, trans_a=True, column_sums=True, cut=self.cut)
 
     @property
     def flops(self) -> int:
@@ -182,6 +193,9 @@ class HeadWeightGradient(Kernel):
         dw = te.compute((self.classes, self.depth), lambda c, j: te.sum(excess(i, c) * rx[i, j], axis=i), name="dw")
         db = te.compute((self.classes,), lambda c: te.sum(excess(k, c) * r[k], axis=k), name="db")
         return te.create_prim_func([p, rx, r, label, dw, db])
+
+    def alternatives(self, cpu: CpuFeatures) -> list[Kernel]:
+        return [replace(self, cut=product.cut) for product in self.product.alternatives(cpu)]
 
     def scratch(self, cpu: CpuFeatures) -> list[TensorShape]:
         return list(product_scratch(self.product, cpu).values())

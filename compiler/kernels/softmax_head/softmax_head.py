@@ -38,7 +38,8 @@ class SoftmaxProjection(Kernel):
     of a row, which softmax subtracts lest exp overflows, is known too late for that: the sum tells whether it was
     needed, and such rows are done again.
 
-    ``panel``: w is a ``PackedWeight`` of that many classes a panel, which serves all calls.
+    ``panel``: w is a ``PackedWeight`` of that many classes a panel, which serves all calls. ``cut``: the cut of the
+    tuned form in vector registers, in place of what the model of cost says.
     """
 
     rows: int
@@ -46,6 +47,7 @@ class SoftmaxProjection(Kernel):
     classes: int
     bias: bool = True
     panel: int = 0
+    cut: BlockCut | None = None
 
     @property
     def name(self) -> str:
@@ -106,13 +108,16 @@ class SoftmaxProjection(Kernel):
         def body(buffers: dict[str, Any]) -> None:
             if not self.panel:
                 pack_weight(self.packed_weight(cpu), buffers["w"], buffers["packed"], cpu.lanes)
-            _ProjectionEmitter(self, _Cut.of(self, cpu), buffers).run()
+            _ProjectionEmitter(self, self.cut or BlockCut.of(self, cpu), buffers).run()
 
         return emit.build_named(self.name, arguments, body)
 
+    def alternatives(self, cpu: CpuFeatures) -> list[Kernel]:
+        return [] if self.by_tiles(cpu) else [replace(self, cut=cut) for cut in BlockCut.of(self, cpu).near(self.rows)]
+
 
 @dataclass(frozen=True)
-class _Cut:
+class BlockCut:
     """``vectors`` of ``lanes`` make a panel of ``width`` classes; a block of rows is cut into tiles of ``height``."""
 
     lanes: int
@@ -124,8 +129,15 @@ class _Cut:
     def width(self) -> int:
         return self.vectors * self.lanes
 
+    def near(self, rows: int) -> list[BlockCut]:
+        """Blocks of some tiles more or less, of ``rows`` rows at most."""
+        tiles = self.block // self.height
+        most = min(_MOST_TILES, -(-rows // self.height))
+        others = sorted({tiles - 2, tiles - 1, tiles + 1, tiles + 2, tiles + 4} & set(range(1, most + 1)))
+        return [replace(self, block=self.height * count) for count in others]
+
     @staticmethod
-    def of(kernel: SoftmaxProjection, cpu: CpuFeatures) -> _Cut:
+    def of(kernel: SoftmaxProjection, cpu: CpuFeatures) -> BlockCut:
         # Tiles whose sums fill the registers, but for those that hold a row of the panel and a value of x.
         vectors = PANEL_VECTORS
         height = most_rows(vectors, cpu.registers)
@@ -134,7 +146,7 @@ class _Cut:
         least = max(_LEAST_ROWS, 4 * kernel.classes * kernel.depth // _WEIGHTS_A_ROW)
         most = min(max(-(-least // height), fitting), _MOST_TILES)
         tiles = min(range(most, 0, -1), key=lambda tiles: _uneven(kernel.rows, height * tiles, least))
-        return _Cut(cpu.lanes, vectors, height, height * tiles)
+        return BlockCut(cpu.lanes, vectors, height, height * tiles)
 
 
 # The panels come from the third cache or beyond: fewer rows than this would wait for them, and so would these where the
@@ -154,7 +166,7 @@ def _uneven(rows: int, block: int, least: int) -> float:
 
 
 class _ProjectionEmitter:
-    def __init__(self, kernel: SoftmaxProjection, cut: _Cut, buffers: dict[str, Any]):
+    def __init__(self, kernel: SoftmaxProjection, cut: BlockCut, buffers: dict[str, Any]):
         self.kernel, self.cut = kernel, cut
         self.x, self.p, self.packed = (buffers[name] for name in ("x", "p", "packed"))
         self.bias = buffers.get("bias")

@@ -9,8 +9,8 @@ from bucketmod.compiler import tuning
 from bucketmod.compiler.kernels.embedding import Embedding
 from bucketmod.compiler.kernels.products.gemm import Gemm
 from bucketmod.compiler.target import parse_target
-from bucketmod.export import export_symbol
 from bucketmod.compiler.tuning import Tuner, fastest
+from bucketmod.export import export_symbol
 
 GEMM = Gemm(64, 300, 72, addend=True)
 

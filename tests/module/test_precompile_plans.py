@@ -48,7 +48,7 @@ def test_what_is_no_plan(folder, model, message):
 
 
 def test_tuning_replaces_what_is_not_tuned_and_modules_find_it(tmp_path):
-    plan = precompile.Plan(lambda key: (linear(), ("data",), None), [6], lambda key: ([("data", (key, FEATURES))], None))
+    plan = precompile.Plan(lambda _: (linear(), ("data",), None), [6], lambda key: ([("data", (key, FEATURES))], None))
     options = dict(target="cpu", modes=["infer"], cache=str(tmp_path), show_progress=False)
     (plain,) = precompile.precompile(plan, **options)
     assert not plain.hit and not plain.info["tuned"]

@@ -91,13 +91,9 @@ def plan_cycles(gemm: Gemm, cpu: CpuFeatures) -> float:
 
 
 def near_plans(gemm: Gemm, cpu: CpuFeatures) -> list[Plan]:
-    """The plans that ``near_best`` takes; where B can be packed as a whole, the best ones both ways."""
-    priced = [(_cost(gemm, p, _work(gemm, cpu, p)), p) for p in _candidates(gemm, cpu, every_height=True)]
-    found = near_best(priced, lambda p: (p.tile_rows, p.tile_vectors, p.depth, p.block_panels))
-    if not _can_pack_all(gemm):
-        return found
-    both = ((p, replace(p, pack_b=False, pack_all=True)) if p.pack_b and p.parallel else (p,) for p in found)
-    return [p for pair in both for p in pair][:_MOST_NEAR]
+    """The plans that ``near_best`` takes, also of kinds that ``plan`` leaves aside."""
+    priced = [(_cost(gemm, p, _work(gemm, cpu, p)), p) for p in _candidates(gemm, cpu, every=True)]
+    return near_best(priced, lambda p: (p.tile_rows, p.tile_vectors, p.depth, p.block_panels, p.pack_all))
 
 
 # Plans that are worth a measurement: so many, of a cost within this factor of the least. Models are wrong by as much.
@@ -130,19 +126,7 @@ def _cheapest(gemm: Gemm, cpu: CpuFeatures) -> tuple[Plan, float]:
         if best is None or cost < least:
             best, least = p, cost
     assert best is not None
-    if _worth_packing_all(gemm, best):
-        best = replace(best, pack_b=False, pack_all=True)
     return best, least
-
-
-def _worth_packing_all(gemm: Gemm, p: Plan) -> bool:
-    """Whether tasks would bring in and pack a large B several times."""
-    several = p.parallel and p.pack_b and blocks(gemm, p)[0] >= _REPEATS
-    return several and gemm.trans_a and _can_pack_all(gemm) and gemm.k * gemm.n >= _LARGE
-
-
-def _can_pack_all(gemm: Gemm) -> bool:
-    return not gemm.panel and not gemm.trans_b and gemm.batch == 1
 
 
 def most_rows(vectors: int, registers: int) -> int:
@@ -157,13 +141,18 @@ _MOST_PARTS = 32
 _COUNTS = sorted(2**twos * 3**threes for twos in range(12) for threes in range(2))
 
 
-def _candidates(gemm: Gemm, cpu: CpuFeatures, every_height: bool = False) -> Iterator[Plan]:
-    """``every_height``: also tiles of a transposed A that are not copied in whole vectors."""
+def _candidates(gemm: Gemm, cpu: CpuFeatures, every: bool = False) -> Iterator[Plan]:
+    """``every``: also those of kinds that no measurement recommends."""
     lanes = cpu.lanes
+    # Packed tiles are copied in whole vectors; with AVX2 four and two rows at a time are no worse.
+    whole = gemm.trans_a and cpu.registers > 16 and not every
+    # Tasks would bring in and pack a large B several times.
+    large = not gemm.panel and not gemm.trans_b and gemm.batch == 1
+    large = large and (every or (gemm.trans_a and gemm.k * gemm.n >= _LARGE))
     widths = [gemm.panel // lanes] if gemm.panel else range(1, min(4, -(-gemm.n // lanes)) + 1)
     for vectors in widths:
         tallest = min(most_rows(vectors, cpu.registers), cpu.registers // 2)
-        if gemm.trans_a and tallest > lanes // 2 and not every_height:  # packed tiles are copied in whole vectors
+        if whole and tallest > lanes // 2:
             tallest -= tallest % (lanes // 2)
         tiles = -(-gemm.m // tallest)
         rows = -(-gemm.m // tiles) if not gemm.trans_a else min(tallest, gemm.m)
@@ -178,7 +167,10 @@ def _candidates(gemm: Gemm, cpu: CpuFeatures, every_height: bool = False) -> Ite
                 left = (space - width * vectors * lanes * pack_b) // rows if gemm.trans_a else tiles
                 for height in cuts(tiles, max(1, min(tiles, left))):
                     found = Plan(lanes, rows, vectors, depth, height, width, gemm.trans_a, pack_b)
-                    yield _with_threads(gemm, cpu, found)
+                    found = _with_threads(gemm, cpu, found)
+                    yield found
+                    if large and found.parallel and pack_b and blocks(gemm, found)[0] >= _REPEATS:
+                        yield replace(found, pack_b=False, pack_all=True)
 
 
 def _with_threads(gemm: Gemm, cpu: CpuFeatures, p: Plan) -> Plan:
@@ -221,6 +213,8 @@ def tasks(gemm: Gemm, p: Plan) -> int:
 _NEAR_CYCLES, _FAR_CYCLES = 0.05, 0.8
 _COPY_CYCLES, _TRANSPOSE_CYCLES = 0.1, 0.25
 _SUM_CYCLES = 0.4
+# For a vector of B, by its lanes: rows of a panel come one after the other, so the CPU fetches them ahead.
+_VECTOR_CYCLES = {8: 0.3, 16: 0.2}
 # Cycles to copy one vector into packed A, and to start and end one tile over one block of K.
 _PIECE_CYCLES, _TILE_CYCLES = 1.5, 60
 # A task of fewer floating point operations is not worth starting a thread for. With few rows, where weights come from
@@ -228,8 +222,9 @@ _PIECE_CYCLES, _TILE_CYCLES = 1.5, 60
 # those in tile registers, both have the least of these.
 _MIN_TASK_FLOPS, MIN_TASK_FLOPS_IN_TILES = 1e5, 5e5
 # Where the gradient of a weight has that many blocks of rows, and the right operand that many values, packing that as a
-# whole takes 0.9 to 1.02 of the time (AVX2; 0.87 to 0.97 with 650 columns).
-_REPEATS, _LARGE = 3, 1 << 18
+# whole takes 0.9 to 1.02 of the time (AVX2; 0.87 to 0.97 with 650 columns). Tasks then bring in whole panels, which
+# costs a half of what pieces of rows do.
+_REPEATS, _LARGE, _IN_PANELS = 3, 1 << 18, 0.5
 # The plan has to be good for these numbers of threads; how many will run it is not known when it is compiled. Small
 # products in more tasks would cost every machine a tenth, for the copies that each task makes.
 THREADS = (1, 2, 4)
@@ -252,9 +247,12 @@ def _work(gemm: Gemm, cpu: CpuFeatures, p: Plan) -> float:
         cycles += rows / p.tile_rows * depth * len(list(emit.pieces(p.tile_rows, p.lanes))) * _PIECE_CYCLES
     if 4 * p.depth * p.tile_rows > cpu.l1 * 3 // 4:  # a tile of A does not wait in the first cache for the next panel
         cycles += rows * depth * p.block_panels * _NEAR_CYCLES
-    if p.pack_b:
+    if p.pack_b or p.pack_all:
         copy = _TRANSPOSE_CYCLES if gemm.trans_b else _COPY_CYCLES
-        cycles += columns * depth * (copy + _fetch_cycles(cpu, gemm.n * depth))
+        packing = columns * depth * (copy + _fetch_cycles(cpu, gemm.n * depth))
+        cycles += packing / row_blocks if p.pack_all else packing
+    if p.pack_all:
+        cycles += columns * depth * _fetch_cycles(cpu, gemm.n * depth) * _IN_PANELS
     if gemm.panel:
         cycles += columns * depth * _fetch_cycles(cpu, gemm.n * depth)
     blocks_of_k = -(-depth // p.depth)
@@ -294,6 +292,6 @@ def _step_cycles(p: Plan, columns: int) -> float:
     """Cycles for one k of one row of a tile: two multiply-adds or two loads a cycle, and what B costs to bring in."""
     vectors = -(-columns // p.lanes)
     loads = 1.25 * (p.tile_rows + vectors)  # loads are never paired as well as multiply-adds
-    near = vectors * p.lanes * _NEAR_CYCLES / 4  # of B; its rows come one after the other and are prefetched
+    near = vectors * _VECTOR_CYCLES[p.lanes]
     loop = 1  # its own instructions
     return (max(p.tile_rows * vectors, loads) / 2 + near + loop) / p.tile_rows

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from kernel_runner import build, call
 
-from bucketmod.compiler.kernels.products.emission import chosen_cut
+from bucketmod.compiler.kernels.products.choice import chosen_cut
 from bucketmod.compiler.kernels.products.gemm import Gemm
 from bucketmod.compiler.kernels.products.packed_weight import packed_size
 from bucketmod.compiler.kernels.products.plan import Plan

@@ -7,7 +7,7 @@ import pytest
 from kernel_runner import build, call
 
 from bucketmod.compiler.kernels import emission as emit
-from bucketmod.compiler.kernels.products.emission import takes_tiles
+from bucketmod.compiler.kernels.products.choice import takes_tiles
 from bucketmod.compiler.kernels.products.epilogue import ACTIVATIONS, SLOPES
 from bucketmod.compiler.kernels.products.gemm import Gemm, Plan, plan
 from bucketmod.compiler.kernels.products.tile_emission import emit_tile_product

@@ -10,11 +10,12 @@ from tvm.tirx.script import builder as T
 
 from bucketmod.compiler.kernels import emission as emit
 from bucketmod.compiler.kernels.kernel import TensorShape
+from bucketmod.compiler.kernels.products.choice import chosen_cut
 from bucketmod.compiler.kernels.products.epilogue import activate, slope
 from bucketmod.compiler.kernels.products.packed_weight import packed_size
-from bucketmod.compiler.kernels.products.plan import Plan, Segment, blocks, plan, plan_cycles, tasks
+from bucketmod.compiler.kernels.products.plan import Plan, Segment, blocks, tasks
 from bucketmod.compiler.kernels.products.tile_emission import emit_tile_product
-from bucketmod.compiler.kernels.products.tile_plan import TilePlan, tile_cycles, tile_plan
+from bucketmod.compiler.kernels.products.tile_plan import TilePlan
 
 if TYPE_CHECKING:
     from bucketmod.compiler.kernels.products.gemm import Gemm
@@ -47,22 +48,6 @@ def product_scratch(gemm: Gemm, cpu: CpuFeatures) -> dict[str, TensorShape]:
         return {}
     panel = found.tile_vectors * cpu.lanes
     return {"packed": ((packed_size(gemm.k, gemm.n, panel),), "float32")}
-
-
-def takes_tiles(gemm: Gemm, cpu: CpuFeatures) -> bool:
-    """Whether tile registers are the faster ones for this product."""
-    return isinstance(chosen_cut(gemm, cpu), TilePlan)
-
-
-def chosen_cut(gemm: Gemm, cpu: CpuFeatures) -> Plan | TilePlan:
-    """How the product is cut: as measured, or as the models of cost say."""
-    if gemm.cut is not None:
-        return gemm.cut
-    if cpu.tiles and not gemm.panel and tile_cycles(gemm, cpu) < plan_cycles(gemm, cpu):
-        found = tile_plan(gemm, cpu)
-        assert found is not None
-        return found
-    return plan(gemm, cpu)
 
 
 class _Emitter:

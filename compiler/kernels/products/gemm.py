@@ -13,11 +13,12 @@ from tvm import te, tirx
 
 from bucketmod.compiler.kernels import emission as emit
 from bucketmod.compiler.kernels.kernel import Kernel, TensorShape
-from bucketmod.compiler.kernels.products.emission import chosen_cut, emit_product, product_scratch, takes_tiles
+from bucketmod.compiler.kernels.products.choice import chosen_cut, near_cuts, takes_tiles
+from bucketmod.compiler.kernels.products.emission import emit_product, product_scratch
 from bucketmod.compiler.kernels.products.epilogue import ACTIVATIONS, SLOPES, activate, slope
 from bucketmod.compiler.kernels.products.packed_weight import PANEL_VECTORS, PackedWeight, packed_size
-from bucketmod.compiler.kernels.products.plan import Plan, most_rows, near_plans, plan
-from bucketmod.compiler.kernels.products.tile_plan import TilePlan, near_tile_plans
+from bucketmod.compiler.kernels.products.plan import Plan, most_rows, plan
+from bucketmod.compiler.kernels.products.tile_plan import TilePlan
 
 if TYPE_CHECKING:
     from bucketmod.compiler.target import CpuFeatures
@@ -188,9 +189,7 @@ class Gemm(Kernel):
         return c
 
     def alternatives(self, cpu: CpuFeatures) -> list[Gemm]:
-        in_tiles = near_tile_plans(self, cpu) if cpu.tiles and not self.panel else []
-        plans: list[Plan | TilePlan] = [*in_tiles, *near_plans(self, cpu)]
-        return [replace(self, cut=found) for found in plans if found != chosen_cut(self, cpu)]
+        return [replace(self, cut=cut) for cut in near_cuts(self, cpu) if cut != chosen_cut(self, cpu)]
 
     def scratch(self, cpu: CpuFeatures) -> list[TensorShape]:
         return list(product_scratch(self, cpu).values())

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from bucketmod.compiler.kernels import emission as emit
 
 if TYPE_CHECKING:
     from bucketmod.compiler.kernels.products.gemm import Gemm
     from bucketmod.compiler.target import CpuFeatures
-
-P = TypeVar("P")
-
 
 @dataclass(frozen=True)
 class Segment:
@@ -48,6 +45,11 @@ class Plan:
     pack_b: bool
     parallel: bool = True
     pack_all: bool = False
+
+    @property
+    def kind(self) -> tuple[int, ...]:
+        """Plans of one kind differ little in their speed."""
+        return self.tile_rows, self.tile_vectors, self.depth, self.block_panels, self.pack_all
 
     def tiles(self, gemm: Gemm) -> list[Segment]:
         """Rows of tiles; the last may be lower."""
@@ -90,24 +92,9 @@ def plan_cycles(gemm: Gemm, cpu: CpuFeatures) -> float:
     return _cheapest(gemm, cpu)[1]
 
 
-def near_plans(gemm: Gemm, cpu: CpuFeatures) -> list[Plan]:
-    """The plans that ``near_best`` takes, also of kinds that ``plan`` leaves aside."""
-    priced = [(_cost(gemm, p, _work(gemm, cpu, p)), p) for p in _candidates(gemm, cpu, every=True)]
-    return near_best(priced, lambda p: (p.tile_rows, p.tile_vectors, p.depth, p.block_panels, p.pack_all))
-
-
-# Plans that are worth a measurement: so many, of a cost within this factor of the least. Models are wrong by as much.
-_MOST_NEAR, _NEAR = 8, 1.25
-
-
-def near_best(priced: Iterable[tuple[float, P]], kind: Callable[[P], object]) -> list[P]:
-    """The plans whose cost is near the least of the ``priced`` ones, the best first and one of each ``kind``."""
-    ranked = sorted(((cost, i, p) for i, (cost, p) in enumerate(priced) if cost < float("inf")), key=lambda r: r[:2])
-    best: dict[object, P] = {}
-    for cost, _, p in ranked:
-        if cost <= _NEAR * ranked[0][0]:
-            best.setdefault(kind(p), p)
-    return list(best.values())[:_MOST_NEAR]
+def priced_plans(gemm: Gemm, cpu: CpuFeatures) -> Iterator[tuple[float, Plan]]:
+    """Every plan with what it costs, also those of kinds that ``plan`` leaves aside."""
+    return ((_cost(gemm, p, _work(gemm, cpu, p)), p) for p in _candidates(gemm, cpu, every=True))
 
 
 def _cost(gemm: Gemm, p: Plan, work: float) -> float:

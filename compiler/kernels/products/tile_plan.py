@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from bucketmod.compiler.kernels.products.plan import MIN_TASK_FLOPS_IN_TILES, THREADS, cuts, near_best
+from bucketmod.compiler.kernels.products.plan import MIN_TASK_FLOPS_IN_TILES, THREADS, cuts
 from bucketmod.compiler.kernels.tiles import PARTS, PRODUCTS, SIDE, STEP, TILE
 
 if TYPE_CHECKING:
@@ -36,6 +36,11 @@ class TilePlan:
     columns: int
     splits: int = 1
     parallel: bool = True
+
+    @property
+    def kind(self) -> tuple[int, ...]:
+        """As of ``Plan``."""
+        return self.swap, self.depth, self.columns, self.splits
 
     def sides(self, gemm: Gemm) -> tuple[int, int]:
         """Rows of the left operand and columns of the right one."""
@@ -85,10 +90,9 @@ def tile_cycles(gemm: Gemm, cpu: CpuFeatures) -> float:
     return float("inf") if p is None else cost(gemm, p)
 
 
-def near_tile_plans(gemm: Gemm, cpu: CpuFeatures) -> list[TilePlan]:
-    """The plans that ``near_best`` takes of those in tile registers."""
-    priced = ((cost(gemm, p), p) for p in candidates(gemm, cpu))
-    return near_best(priced, lambda p: (p.swap, p.depth, p.columns, p.splits))
+def priced_tile_plans(gemm: Gemm, cpu: CpuFeatures) -> Iterator[tuple[float, TilePlan]]:
+    """Every plan with what it costs."""
+    return ((cost(gemm, p), p) for p in candidates(gemm, cpu))
 
 
 _MOST_DEPTH = 24  # steps; no block of K is deeper, so that the pairs of a row stay near

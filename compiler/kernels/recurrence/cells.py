@@ -86,14 +86,22 @@ class States:
 
 
 @dataclass(frozen=True)
-class _Lstm(Cell):
+class Lstm(Cell):
     """Gates i, f, c, o; saved as they are after activation."""
 
     def forward(self, m: Maths, x: ByGate, p: ByGate, hidden: Value, cell: Value) -> Step:
+        new, saved = self.renew(m, p, cell)
+        return Step(self.expose(m, new, saved[3]), new, saved)
+
+    def renew(self, m: Maths, p: ByGate, cell: Value) -> tuple[Value, list[Value]]:
+        """The first part of a step: the new cell state, and the gates."""
         i, f, o = (m.let(m.sigmoid(p[gate])) for gate in (0, 1, 3))
         g = m.let(m.tanh(p[2]))
-        new = m.let(f * cell + i * g)
-        return Step(m.let(o * m.tanh(new)), new, [i, f, g, o])
+        return m.let(f * cell + i * g), [i, f, g, o]
+
+    def expose(self, m: Maths, cell: Value, o: Value) -> Value:
+        """The second part: the hidden state."""
+        return m.let(o * m.tanh(cell))
 
     def backward(self, m: Maths, dh: Value, dc: Value, saved: Sequence[Value], states: States) -> StepGradient:
         i, f, g, o = saved
@@ -147,7 +155,7 @@ class _Relu(Cell):
         return StepGradient([gate], [gate], None, None)
 
 
-LSTM = _Lstm("lstm", gates=4, saved=4, reads=("cell_before", "cell"), has_cell=True)
+LSTM = Lstm("lstm", gates=4, saved=4, reads=("cell_before", "cell"), has_cell=True)
 GRU = _Gru("gru", gates=3, saved=4, reads=("hidden_before",), apart=(2,))
 RNN = {
     "tanh": _Tanh("rnn_tanh", gates=1, saved=0, reads=("hidden",)),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from tvm.tirx.script import builder as T
 
 from bucketmod.compiler.kernels import emission as emit
+from bucketmod.compiler.kernels.recurrence.cells import Lstm, Step
 from bucketmod.compiler.kernels.recurrence.loop_emission import LoopEmitter, Sums, Tile
 
 if TYPE_CHECKING:
@@ -68,27 +69,50 @@ class ForwardEmitter(LoopEmitter):
         return {name: arrays for name, arrays in names.items() if name in self.buffers}
 
     def equations_of_rows(self, tile: Tile, unit: Expr, sums: Callable[[Expr], list[Expr]]) -> None:
-        with T.serial(tile.rows) as row:
-            self.equations(unit, T.bind(tile.first + row), sums(row))
+        single = isinstance(tile.rows, int) and tile.rows == 1
+        if isinstance(self.cell, Lstm) and not single:
+            self.equations_in_parts(self.cell, tile, unit, sums)
+            return
+        with T.serial(tile.rows) as i:
+            row = T.bind(tile.first + i)
+            x, products = self.summands(unit, row, sums(i))
+            step = self.cell.forward(self.maths, x, products, self.load_padded("state", self.old, row, unit=unit),
+                                     self.load("cn", row, unit=unit) if self.cell.has_cell else None)  # fmt: skip
+            self.store_hidden(step.hidden, unit, row)
+            self.save(step, unit, row)
 
-    def equations(self, unit: Expr, row: Expr, products: list[Expr]) -> None:
-        """X is added here, not where the sums begin: they would wait for it, which comes from beyond the caches."""
+    def equations_in_parts(self, cell: Lstm, tile: Tile, unit: Expr, sums: Callable[[Expr], list[Expr]]) -> None:
+        """The hidden states of all rows after all cell states: one after the other in each row, they are a chain of
+        instructions so long that the CPU does not see the next row's."""
+        waiting = [emit.scratch(self.tiling.rows * self.lanes) for _ in range(2)]
+        with T.serial(tile.rows) as i:
+            row = T.bind(tile.first + i)
+            _, products = self.summands(unit, row, sums(i))
+            new, saved = cell.renew(self.maths, products, self.load("cn", row, unit=unit))
+            for memory, value in zip(waiting, (new, saved[3]), strict=True):
+                emit.store(memory, value, i * self.lanes, lanes=self.lanes)
+            self.save(Step(None, new, saved), unit, row)
+        with T.serial(tile.rows) as i:
+            new, o = (emit.load(memory, i * self.lanes, lanes=self.lanes) for memory in waiting)
+            self.store_hidden(cell.expose(self.maths, new, o), unit, T.bind(tile.first + i))
+
+    def summands(self, unit: Expr, row: Expr, products: list[Expr]) -> tuple[list[Expr], list[Expr]]:
+        """x Wi + bi, and h Wh + bh with it: it is added here, not where the sums begin, for they would wait for it,
+        which comes from beyond the caches."""
         cell = self.cell
         x = [self.load("X", self.time, row, unit=unit, array=gate) for gate in range(cell.gates)]
-        products = [p if gate in cell.apart else x[gate] + p for gate, p in enumerate(products)]
-        step = cell.forward(
-            self.maths,
-            x,
-            products,
-            self.load_padded("state", self.old, row, unit=unit),
-            self.load("cn", row, unit=unit) if cell.has_cell else None,
-        )
-        self.store_padded("state", step.hidden, 1 - self.old, row, unit=unit)
-        self.store("Y", step.hidden, self.time, row, unit=unit)
-        if cell.has_cell:
+        return x, [p if gate in cell.apart else x[gate] + p for gate, p in enumerate(products)]
+
+    def store_hidden(self, hidden: Expr, unit: Expr, row: Expr) -> None:
+        self.store_padded("state", hidden, 1 - self.old, row, unit=unit)
+        self.store("Y", hidden, self.time, row, unit=unit)
+
+    def save(self, step: Step, unit: Expr, row: Expr) -> None:
+        """The cell state, and what the gradient of the step needs."""
+        if self.cell.has_cell:
             self.store("cn", step.cell, row, unit=unit)
         if self.loop.training:
             for array, value in enumerate(step.saved):
                 self.store("gates", value, self.time, row, unit=unit, array=array)
-            if cell.has_cell:
+            if self.cell.has_cell:
                 self.store("cells", step.cell, self.time, row, unit=unit)

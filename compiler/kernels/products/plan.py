@@ -155,8 +155,10 @@ def _candidates(gemm: Gemm, cpu: CpuFeatures, every: bool = False) -> Iterator[P
                 for height in cuts(tiles, max(1, min(tiles, left))):
                     found = Plan(lanes, rows, vectors, depth, height, width, gemm.trans_a, pack_b)
                     found = _with_threads(gemm, cpu, found)
-                    yield found
-                    if large and found.parallel and pack_b and blocks(gemm, found)[0] >= _REPEATS:
+                    repeats = large and found.parallel and pack_b and blocks(gemm, found)[0] >= _REPEATS
+                    if every or not repeats:
+                        yield found
+                    if repeats:
                         yield replace(found, pack_b=False, pack_all=True)
 
 

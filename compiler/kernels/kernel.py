@@ -68,9 +68,8 @@ class Kernel(ABC):
         return None
 
     def alternatives(self, cpu: CpuFeatures) -> Sequence[Kernel]:
-        """This kernel with its tuned form cut in other ways that the model of cost holds for nearly as good:
-        measuring may choose one of them. Families that have any keep the cut in a field ``cut``, None for what the model
-        says."""
+        """This kernel with its tuned form cut in other ways that the model of cost holds for nearly as good: measuring
+        may choose one of them. Families that have any keep the cut in a field ``cut``, None for what the model says."""
         return []
 
     def scratch(self, cpu: CpuFeatures) -> list[TensorShape]:

@@ -145,9 +145,10 @@ def precompile(
     for mode in modes:
         if mode not in MODES:
             raise ValueError(f"mode {mode!r}: expected one of {', '.join(MODES)}")
+    parsed = parse_target(target)
+    target = parsed.name
     if tune:
-        parse_target(target).check_host()
-    target = parse_target(target).name
+        parsed.check_host()
     store = ArtifactCache(cache) if cache is not None else get_cache()
     rows: dict[tuple[Any, str], Row] = {}
     requests: list[tuple[Row, CompileRequest]] = []

@@ -50,9 +50,7 @@ class ImportContext:
     ``tuner``: chooses how kernels are cut, where that is measured.
     """
 
-    def __init__(
-        self, target: Target, bb: relax.BlockBuilder, inference: bool = False, tuner: Tuner | None = None
-    ):
+    def __init__(self, target: Target, bb: relax.BlockBuilder, inference: bool = False, tuner: Tuner | None = None):
         self.target = target
         self.tuner = tuner
         self.inference = inference

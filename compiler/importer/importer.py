@@ -28,9 +28,7 @@ from bucketmod.runtime.gradient_rows import table_size
 FAMILIES = (attention, elementwise, matmul, neural, recurrent, reduction, shaping, softmax_head, windows)
 
 
-def import_program(
-    program: Program, target: Target, tuner: Tuner | None = None
-) -> tuple[ir.IRModule, list[Port]]:
+def import_program(program: Program, target: Target, tuner: Tuner | None = None) -> tuple[ir.IRModule, list[Port]]:
     """Returns the Relax module, whose ``main`` takes the program's inputs and returns its outputs, and what ``main``
     takes behind those inputs: ``__seed__`` (int64[2]: seed, step) where there are random operators, and the tables of
     gradients whose rows are listed (see ``runtime.gradient_rows``), which it writes too.

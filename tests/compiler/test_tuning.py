@@ -20,10 +20,17 @@ def target():
     return parse_target("cpu")
 
 
+@pytest.fixture(autouse=True)
+def forget():
+    """No test knows what others pretended to have measured."""
+    fastest.cache_clear()
+    yield
+    fastest.cache_clear()
+
+
 @pytest.fixture
 def series(monkeypatch):
     """``series(first, second)``: what two measurements say, the first one of (model's, first alternative, others)."""
-    fastest.cache_clear()
 
     def script(first, second):
         answers = [first, second]
@@ -35,8 +42,7 @@ def series(monkeypatch):
         monkeypatch.setattr(tuning, "_measure", measure)
         return answers
 
-    yield script
-    fastest.cache_clear()
+    return script
 
 
 def test_the_fastest_form_is_chosen_when_two_measurements_say_so(series, target):
@@ -102,7 +108,6 @@ def trained_layer():
 
 def test_a_tuned_program_computes_the_same_and_its_manifest_tells_what_was_chosen(tmp_path, monkeypatch):
     """Every choice is made for an alternative, whether it is faster or not."""
-    fastest.cache_clear()
     monkeypatch.setattr(tuning, "_measure", lambda trials: [2.0, *([1.0] * (len(trials) - 1))])
     program = trained_layer()
     rng = np.random.default_rng(0)
@@ -111,7 +116,6 @@ def test_a_tuned_program_computes_the_same_and_its_manifest_tells_what_was_chose
     wrt = [port.name for port in program.by_role("parameter")]
     plain = OnCpu(program, tmp_path / "plain", "train", wrt, "cpu")
     tuned = OnCpu(program, tmp_path / "tuned", "train", wrt, "cpu", tune=True)
-    fastest.cache_clear()
     assert plain.artifact.manifest.tuning == {}
     told = tuned.artifact.manifest.tuning
     assert any(name.startswith("gemm_") and "Plan(" in text and "2.00 times" in text for name, text in told.items())

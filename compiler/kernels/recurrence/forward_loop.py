@@ -69,7 +69,7 @@ class ForwardEmitter(LoopEmitter):
         return {name: arrays for name, arrays in names.items() if name in self.buffers}
 
     def equations_of_rows(self, tile: Tile, unit: Expr, sums: Callable[[Expr], list[Expr]]) -> None:
-        single = isinstance(tile.rows, int) and tile.rows == 1
+        single = isinstance(tile.rows, int) and tile.rows == 1  # as beside products in tile registers
         if isinstance(self.cell, Lstm) and not single:
             self.equations_in_parts(self.cell, tile, unit, sums)
             return
